@@ -1,0 +1,463 @@
+"""The door: `item-jax demo | index | embed | train | evaluate | predict | check`.
+
+It parses and calls; everything it does can be imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from item_jax import __version__, config, records
+
+_STAGE_OPTIONS = """
+Any field of the configuration can be set: --config.train.epochs=10
+(`item-jax config` prints all of them with their values).
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one verb and returns the exit status: 0, 1 (some images failed) or 2."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    try:
+        arguments.overrides = _overrides(rest)
+        return arguments.run(arguments) or 0
+    except (ValueError, OSError, RuntimeError, FloatingPointError) as e:
+        if os.environ.get("ITEM_JAX_TRACEBACK"):
+            raise
+        print(f"item-jax {arguments.verb}: {e}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\nitem-jax {arguments.verb}: stopped", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="item-jax",
+        description="Detect AI-generated images by image-text misalignment (ITEM, "
+        "TIDY), in JAX.",
+        epilog="Begin with `item-jax demo`. `item-jax VERB --help` shows an example.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(name, run, help, example, *, stage=False):
+        p = verbs.add_parser(
+            name,
+            help=help,
+            description=help + ("\n" + _STAGE_OPTIONS if stage else ""),
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        p.set_defaults(run=run)
+        if stage:
+            p.add_argument(
+                "--config", help="run card, such as configs/item_vitl14.py"
+            )
+            p.add_argument("--workdir", required=True, help="where results go")
+        return p
+
+    p = verb(
+        "demo",
+        demo,
+        "Run every stage on the miniature world: index, embed, train, evaluate.",
+        "item-jax demo",
+    )
+    p.add_argument("--workdir", default="item-jax-demo", help="default: %(default)s")
+
+    p = verb(
+        "index",
+        index,
+        "Find the images below a folder, join them with captions and objects, and "
+        "write records.",
+        "item-jax index --images data/images --captions data/captions.jsonl "
+        "--objects data/objects.jsonl --out run/records.jsonl",
+    )
+    p.add_argument("--images", required=True, help="folder the keys are relative to")
+    p.add_argument("--benchmark", default="", help="name written into every record")
+    p.add_argument("--captions", help="captions.jsonl of scripts/caption.py")
+    p.add_argument("--objects", help="objects.jsonl of scripts/ground.py")
+    p.add_argument("--out", required=True, help="records.jsonl to write")
+
+    verb(
+        "embed",
+        embed,
+        "Embed the images, captions and objects of records; a stopped run goes on.",
+        "item-jax embed --config=configs/item_vitl14.py --workdir run "
+        "--config.dtype=bfloat16",
+        stage=True,
+    )
+    verb(
+        "train",
+        train,
+        "Train the head on embeddings; a stopped run goes on.",
+        "item-jax train --config=configs/item_vitl14.py --workdir run "
+        "--config.misalignment.w2=0",
+        stage=True,
+    )
+    verb(
+        "evaluate",
+        evaluate,
+        "Score the test split and print ACC, AP and AUC per generator.",
+        "item-jax evaluate --config=configs/item_vitl14.py --workdir run",
+        stage=True,
+    )
+
+    p = verb(
+        "predict",
+        predict,
+        "Score images and show the evidence.",
+        'item-jax predict photo.jpg --head run/head --caption "a dog on a beach"',
+    )
+    p.add_argument("image", nargs="+")
+    p.add_argument("--head", required=True, help="folder or Hugging Face id")
+    p.add_argument("--towers", help="folder or id; default: the head's own")
+    source = p.add_mutually_exclusive_group(required=True)
+    source.add_argument("--records", help="records.jsonl with captions and objects")
+    source.add_argument("--caption", help="one caption for the image(s) given")
+    p.add_argument("--json", help="write the results to this file, a line an image")
+
+    p = verb(
+        "config",
+        show_config,
+        "Print every field of a configuration with its value.",
+        "item-jax config --config=configs/item_vitl14.py",
+    )
+    p.add_argument("--config", help="run card; default: the paper's configuration")
+    verb(
+        "check",
+        check,
+        "Print versions, devices and free disk space.",
+        "item-jax check",
+    )
+    return parser
+
+
+def _overrides(rest: list[str]) -> list[tuple[str, str]]:
+    """Reads `--config.field=value` and `--config.field value`."""
+    found = []
+    rest = list(rest)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--config."):
+            raise ValueError(f"unknown argument {word!r}; see --help")
+        name, equals, value = word.removeprefix("--config.").partition("=")
+        if not equals:
+            if not rest:
+                raise ValueError(f"{word} needs a value: {word}=VALUE")
+            value = rest.pop(0)
+        found.append((name, value))
+    return found
+
+
+def _config(arguments):
+    c = config.load(arguments.config) if arguments.config else config.default()
+    for name, value in arguments.overrides:
+        config.override(c, name, value)
+    return c
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def index(arguments) -> int:
+    """`item-jax index`."""
+    from item_jax.datasets import folder
+
+    joined, report = records.join(
+        folder.records(arguments.images, benchmark=arguments.benchmark),
+        captions=arguments.captions,
+        objects=arguments.objects,
+    )
+    out = Path(arguments.out)
+    records.write_records(out, joined)
+    run = {
+        "images": str(Path(arguments.images).resolve()),
+        "captioner": _sidecar_name(arguments.captions, "captioner"),
+        "grounder": _sidecar_name(arguments.objects, "grounder"),
+    }
+    records.write_json(out.with_suffix(".run.json"), run)
+    places: dict[tuple, int] = {}
+    for record in joined:
+        place = (record.split, record.generator, record.label or "no label")
+        places[place] = places.get(place, 0) + 1
+    for (split, generator, label), count in sorted(places.items()):
+        _say(f"{count:8} {label:<9} {generator or '-':<16} {split or '-'}")
+    _say(report.text())
+    _say(f"wrote {out}")
+    return 0
+
+
+def _sidecar_name(path: str | None, role: str) -> str | None:
+    """Names a sidecar's model and settings by what its run.json says."""
+    if path is None:
+        return None
+    for run in (Path(path).with_suffix(".run.json"), Path(path).parent / "run.json"):
+        if run.is_file():
+            said = json.loads(run.read_text(encoding="utf-8"))
+            model = said.get(role, {}).get("id", "unnamed")
+            return f"{model} ({str(said.get('fingerprint', 'no fingerprint'))[:12]})"
+    return "unknown: no run.json beside the file"
+
+
+def embed(arguments) -> int:
+    """`item-jax embed`."""
+    c = _config(arguments)
+    workdir = Path(arguments.workdir)
+    path = Path(c.data.records or workdir / "records.jsonl")
+    if not path.is_file():
+        raise ValueError(
+            f"no records at {path}: make them with `item-jax index ... --out {path}` "
+            "or set --config.data.records"
+        )
+    run_path = path.with_suffix(".run.json")
+    run: dict[str, Any] = {}
+    if run_path.is_file():
+        run = json.loads(run_path.read_text(encoding="utf-8"))
+    images = c.data.images or run.get("images")
+    if not images:
+        raise ValueError("where are the images? Set --config.data.images=FOLDER")
+    found = records.read_records(path)
+
+    from item_jax.embed import embed_records
+    from item_jax.towers.load import load_towers
+
+    towers = load_towers(c.tower, c.dtype)
+    start = time.perf_counter()
+    cache = embed_records(
+        found,
+        towers,
+        c,
+        images=images,
+        folder=workdir / "embeddings",
+        sidecars={k: run.get(k) for k in ("captioner", "grounder")},
+    )
+    seconds = time.perf_counter() - start
+    counts = cache.counts()
+    rate = counts["in"] / max(seconds, 1e-9)
+    _say(
+        f"{counts['in']} images = {counts['done']} embedded + {counts['failed']} "
+        f"failed, {seconds:.1f} s ({rate:.1f} img/s)"
+    )
+    for row in cache.failures()[:5]:
+        _say(f"  failed: {row['key']}: {row['error']}")
+    return 1 if counts["failed"] else 0
+
+
+def train(arguments) -> int:
+    """`item-jax train`."""
+    from tqdm.auto import tqdm
+
+    from item_jax.cache import EmbeddingCache
+    from item_jax.train import train_heads
+
+    c = _config(arguments)
+    workdir = Path(arguments.workdir)
+    cache = EmbeddingCache(workdir / "embeddings")
+    start = time.perf_counter()
+    with tqdm(desc="train", total=c.train.epochs, unit="epoch", disable=None) as bar:
+
+        def on_epoch(epoch, losses):
+            bar.update(epoch - bar.n)
+            bar.set_postfix(loss=f"{losses.mean():.4f}")
+
+        heads = train_heads(cache, c, workdir=workdir, on_epoch=on_epoch)
+    said = heads[0].config["training"]
+    _say(
+        f"trained {len(heads)} head{'s' if len(heads) > 1 else ''} on {said['real']} "
+        f"real + {said['fake']} fake of {', '.join(said['generators'])}, "
+        f"{c.train.epochs} epochs, {time.perf_counter() - start:.1f} s; "
+        f"wrote {workdir / 'head'}"
+    )
+    return 0
+
+
+def evaluate(arguments) -> int:
+    """`item-jax evaluate`."""
+    from item_jax.cache import EmbeddingCache
+    from item_jax.evaluate import evaluate_heads, table
+    from item_jax.heads import Head
+
+    c = _config(arguments)
+    workdir = Path(arguments.workdir)
+    folders = [workdir / "head", *sorted((workdir / "head").glob("seed-*"))]
+    results = evaluate_heads(
+        EmbeddingCache(workdir / "embeddings"),
+        [Head.load(folder) for folder in folders],
+        c,
+        workdir=workdir,
+    )
+    _say(table(results))
+    _say(f"wrote {workdir / 'results'}")
+    return 1 if results["counts"]["failed"] else 0
+
+
+def demo(arguments) -> int:
+    """`item-jax demo`."""
+    from item_jax.datasets import miniature
+
+    start = time.perf_counter()
+    workdir = Path(arguments.workdir)
+    world = miniature.unpack(workdir)
+    card = workdir / "run_card.py"
+    card.write_text(
+        "from item_jax.datasets import miniature\n\n\n"
+        f"def get_config():\n    return miniature.get_config({str(world)!r})\n"
+    )
+    stages = [
+        [
+            *("index", "--images", str(world / "images")),
+            *("--captions", str(world / "captions.jsonl")),
+            *("--objects", str(world / "objects.jsonl")),
+            *("--benchmark", "miniature", "--out", str(workdir / "records.jsonl")),
+        ],
+        *(
+            [stage, f"--config={card}", "--workdir", str(workdir)]
+            for stage in ("embed", "train", "evaluate")
+        ),
+    ]
+    for stage in stages:
+        _say(f"\n$ item-jax {' '.join(stage)}")
+        status = main(stage)
+        if status:
+            return status
+    fake = sorted((world / "images" / "test").glob("*/1_fake/*"))[0]
+    _say(
+        f"\nThe whole demo took {time.perf_counter() - start:.0f} s. The miniature is "
+        "a toy world: it shows that\nevery stage works, not what ITEM scores on "
+        f"ForenSynths. Next, one image with its evidence:\n  item-jax predict {fake} "
+        f"--head {workdir / 'head'} --records {workdir / 'records.jsonl'}"
+    )
+    return 0
+
+
+def predict(arguments) -> int:
+    """`item-jax predict`."""
+    from item_jax.detector import ItemDetector
+
+    paths = [Path(p).resolve() for p in arguments.image]
+    root = Path(os.path.commonpath([p.parent for p in paths]))
+    keys = [p.relative_to(root).as_posix() for p in paths]
+    if arguments.caption is not None:
+        wanted = [records.Record(key, caption=arguments.caption) for key in keys]
+    else:
+        wanted = _records_of(paths, keys, arguments.records)
+    detector = ItemDetector.from_pretrained(arguments.head, towers=arguments.towers)
+    predictions = detector.predict(wanted, images=root)
+    rows = []
+    for name, record, prediction in zip(arguments.image, wanted, predictions):
+        row: dict[str, Any] = {
+            "image": name,
+            "p_fake": prediction.p_fake,
+            "verdict": prediction.verdict,
+            "status": prediction.status,
+            "error": prediction.error,
+            "caption": record.caption,
+            "cosine": prediction.cosine,
+        }
+        if prediction.status != "done":
+            _say(f"{name}: failed: {prediction.error}")
+        else:
+            row |= _explained(detector, record, root)
+            _say(_verdict_text(row, detector.head.config["threshold"]))
+        rows.append(row)
+    if arguments.json:
+        records.write_json_lines(arguments.json, rows)
+    return 1 if any(row["status"] != "done" for row in rows) else 0
+
+
+def _records_of(paths, keys, file) -> list[records.Record]:
+    """Finds each image's record: the one whose key its path ends with."""
+    import dataclasses
+
+    known = {record.key: record for record in records.iter_records(file)}
+    wanted = []
+    for path, key in zip(paths, keys):
+        parts = path.parts
+        endings = ("/".join(parts[i:]) for i in range(1, len(parts)))
+        match = next((e for e in endings if records.normalise_key(e) in known), None)
+        if match is None:
+            raise ValueError(
+                f"{file} has no record for {path}; "
+                f"{config.nearest(key, list(known)[:20])}"
+            )
+        record = known[records.normalise_key(match)]
+        wanted.append(dataclasses.replace(record, key=key))
+    return wanted
+
+
+def _explained(detector, record, root) -> dict[str, Any]:
+    e = detector.explain(record, images=root)
+    return {
+        "p_fake_without_global": e.p_fake_without_global,
+        "p_fake_without_objects": e.p_fake_without_objects,
+        "objects": [
+            {
+                "phrase": o.object.phrase,
+                "box": list(o.object.box),
+                "cosine": o.cosine,
+                "p_fake_without": o.p_fake_without,
+            }
+            for o in e.objects
+        ],
+    }
+
+
+def _verdict_text(row, threshold) -> str:
+    lines = [
+        f"{row['image']}: {row['verdict']}, P(fake) = {row['p_fake']:.3f} "
+        f"(fake above {threshold}), cosine {row['cosine']:+.3f}",
+        f"  caption: {row['caption']}",
+        f"  P(fake) without the whole image {row['p_fake_without_global']:.3f}, "
+        f"without objects {row['p_fake_without_objects']:.3f}",
+    ]
+    if row["objects"]:
+        width = max(len(o["phrase"]) for o in row["objects"])
+        lines.append(f"  {'object':<{width}}  cosine  P(fake) without it")
+        lines += [
+            f"  {o['phrase']:<{width}}  {o['cosine']:+.3f}  {o['p_fake_without']:.3f}"
+            for o in row["objects"]
+        ]
+    return "\n".join(lines)
+
+
+def show_config(arguments) -> int:
+    """`item-jax config`."""
+    for name, value in config.leaves(_config(arguments)).items():
+        _say(f"--config.{name}={value!r}")
+    return 0
+
+
+def check(arguments) -> int:
+    """`item-jax check`."""
+    import importlib.metadata as metadata
+    import platform
+    import shutil
+
+    import jax
+
+    _say(f"item-jax {__version__}, Python {platform.python_version()}")
+    for name in (
+        *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain"),
+        *("transformers", "tensorflow-datasets", "numpy", "pillow", "scikit-learn"),
+    ):
+        try:
+            _say(f"  {name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            _say(f"  {name} is missing: pip install {name}")
+    devices = jax.devices()
+    _say(f"{len(devices)} x {devices[0].device_kind} ({jax.default_backend()})")
+    _say(f"{shutil.disk_usage('.').free / 2**30:.1f} GiB of disk free here")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,217 @@
+"""Towers over the mesh: views and unique texts in, embeddings out.
+
+The one place where the costly part of ITEM runs, for a whole benchmark into a cache
+(`embed_records`) and for a few images in memory (`embed_items`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm.auto import tqdm
+
+from item_jax import pipeline
+from item_jax.cache import STORAGE, EmbeddingCache, Embeddings
+from item_jax.config import nearest
+from item_jax.records import Record
+from item_jax.towers.load import Towers
+
+ON_ERROR = ("report", "stop")
+
+
+def embedding_settings(towers: Towers, config: ConfigDict) -> dict[str, Any]:
+    """Returns what an embedding depends on besides its image, caption and objects.
+
+    A cache is refused when one of these differs, and a head remembers them.
+    """
+    return {
+        "weights_sha256": towers.weights_sha256,
+        "dtype": towers.dtype,
+        "image_size": towers.image_size,
+        "geometry": config.views.geometry,
+        "object_crop": config.views.object_crop,
+        "score_threshold": config.data.score_threshold,
+        "max_objects": config.data.max_objects,
+        "min_object_pixels": config.data.min_object_pixels,
+        "perturbation": f"{config.perturb.name}:{config.perturb.severity}",
+    }
+
+
+def embed_items(
+    items: Iterable[pipeline.Item], towers: Towers, config: ConfigDict
+) -> tuple[Embeddings, list[dict[str, Any]]]:
+    """Embeds the views and texts of items.
+
+    Args:
+      items: from `pipeline.stream`; consumed as the towers proceed.
+      towers: the CLIP model.
+      config: `embed`.
+
+    Returns:
+      The embeddings of the items without an error, float32, and one row for every
+      item in order, `status` "done" or "failed".
+
+    Raises:
+      RuntimeError: at the first failure, when `config.embed.on_error` is "stop".
+    """
+    kept: list[pipeline.Item] = []
+    rows: list[dict[str, Any]] = []
+
+    def views():
+        for item in items:
+            rows.append(_row(item))
+            if item.error is None:
+                kept.append(item)
+                yield item.views
+            elif config.embed.on_error == "stop":
+                raise RuntimeError(f"{item.record.key}: {item.error}")
+
+    encoder = towers.image_encoder(
+        batch_size=config.embed.batch_size, mode=config.embed.mode
+    )
+    nothing = np.zeros((0, towers.embed_dim), np.float32)
+    packed = pipeline.pack(views(), encoder.batch_size)
+    view_emb = np.concatenate([nothing, *encoder.stream(packed)])
+
+    captions = [item.record.caption for item in kept]
+    phrases = [o.phrase for item in kept for o in item.objects]
+    text_emb = towers.encode_text(
+        captions + phrases,
+        batch_size=config.embed.text_batch_size,
+        mode=config.embed.mode,
+    )
+    _, cut = towers.tokenize(captions) if captions else ([], [])
+    done = [row for row in rows if row["status"] == "done"]
+    for row, truncated in zip(done, cut):
+        row["caption_truncated"] = bool(truncated)
+
+    counts = np.array([len(item.objects) for item in kept], np.int64)
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    first = offsets[:-1] + np.arange(len(kept))  # a global view leads its objects
+    is_global = np.zeros(len(view_emb), bool)
+    is_global[first] = True
+    embeddings = Embeddings(
+        rows=done,
+        image_emb=view_emb[is_global],
+        text_emb=text_emb[: len(captions)],
+        object_emb=view_emb[~is_global],
+        phrase_emb=text_emb[len(captions) :],
+        object_offsets=offsets,
+    )
+    return embeddings, rows
+
+
+def _row(item: pipeline.Item) -> dict[str, Any]:
+    record = item.record
+    return {
+        "key": record.key,
+        "label": record.label,
+        "benchmark": record.benchmark,
+        "generator": record.generator,
+        "split": record.split,
+        "status": "done" if item.error is None else "failed",
+        "error": item.error,
+        "caption": record.caption,
+        "objects": [
+            {"phrase": o.phrase, "box": list(o.box), "score": o.score}
+            for o in item.objects
+        ],
+    }
+
+
+def embed_records(
+    records: Sequence[Record],
+    towers: Towers,
+    config: ConfigDict,
+    *,
+    images: str | Path,
+    folder: str | Path,
+    sidecars: dict[str, Any] | None = None,
+) -> EmbeddingCache:
+    """Embeds records into a cache; begun work goes on where it stopped.
+
+    Args:
+      records: all images, in a fixed order.
+      towers: the CLIP model.
+      config: see `item_jax.config`.
+      images: the folder the keys are relative to.
+      folder: of the cache.
+      sidecars: what is known of captioner and grounder, part of the fingerprint.
+
+    Returns:
+      The finished cache. In a multi-process run each process embeds every
+      `process_count`-th shard on its own devices and the cache may lack those of
+      processes that are still at work.
+
+    Raises:
+      ValueError: when `folder` holds a cache made with other settings (naming them).
+    """
+    for name, value, allowed in (
+        ("embed.storage", config.embed.storage, STORAGE),
+        ("embed.on_error", config.embed.on_error, ON_ERROR),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{name} is {value!r}; {nearest(value, allowed)}")
+    size = config.embed.shard_size
+    cache = EmbeddingCache.create(
+        folder,
+        {
+            "fingerprint": embedding_settings(towers, config)
+            | {
+                "records_sha256": _digest(records),
+                "shard_size": size,
+                "storage": config.embed.storage,
+            }
+            | (sidecars or {}),
+            "towers": towers.name,
+            "embed_dim": towers.embed_dim,
+            "records": len(records),
+            "shards": -(-len(records) // size),
+        },
+    )
+    share = slice(jax.process_index(), None, jax.process_count())
+    missing = set(cache.missing)
+    todo = [i for i in range(cache.manifest["shards"])[share] if i in missing]
+    queue = [r for i in todo for r in records[i * size : (i + 1) * size]]
+    items = pipeline.stream(
+        queue, root=images, config=config, image_size=towers.image_size
+    )
+    failed = 0
+    with tqdm(
+        desc="embed",
+        total=len(queue),
+        unit="img",
+        disable=None if jax.process_index() == 0 else True,
+        file=sys.stderr,
+    ) as bar:
+        for i in todo:
+            count = len(records[i * size : (i + 1) * size])
+            shard = _counted(itertools.islice(items, count), bar)
+            embeddings, rows = embed_items(shard, towers, config)
+            failed += len(rows) - len(embeddings)
+            cache.write(i, embeddings, rows)
+            if failed:
+                bar.set_postfix(failed=failed)
+    return cache
+
+
+def _counted(items, bar):
+    for item in items:
+        yield item
+        bar.update()
+
+
+def _digest(records: Sequence[Record]) -> str:
+    digest = hashlib.sha256()
+    for record in records:
+        digest.update(json.dumps(record.to_json()).encode())
+    return digest.hexdigest()

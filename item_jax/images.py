@@ -1,0 +1,452 @@
+"""Images: from the bytes of a file to the uint8 views that go into the image tower.
+
+Pillow and NumPy only, so that PyTorch programs see exactly the same pixels.
+
+    image = read_image(root, key)                    # uint8 [H, W, 3], upright
+    view = global_view(image, 224)                   # uint8 [224, 224, 3]
+    part = object_view(image, (0.1, 0.2, 0.5, 0.9), 224)
+
+Image files are hostile input. The format must be one of `FORMATS`, the size is checked
+from the header before a pixel is decoded, truncated data are refused, and whatever goes
+wrong with a picture is an `ImageError`. No picture is ever repaired or substituted.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import io
+import os
+import re
+import stat
+import unicodedata
+import warnings
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+"""The formats that are read; JPEG covers MPO, the two-picture JPEG of some cameras."""
+
+MAX_PIXELS = 1024**3 // 4 // 3
+"""Most pixels (width x height) decoded by default: 89,478,485.
+
+It is Pillow's own `Image.MAX_IMAGE_PIXELS`, where it begins to warn of decompression
+bombs: a quarter of a GiB of 24-bit pixels. Cameras of up to 89 megapixels pass.
+"""
+
+MAX_BYTES = 8 * MAX_PIXELS
+"""Largest file read: 8 bytes a pixel, 16-bit RGBA, is the fattest form of a picture."""
+
+
+class ImageError(ValueError):
+    """A picture cannot be used; the message says what was found and what is allowed."""
+
+
+# --------------------------------------------------------------------------- reading
+
+
+def read_image(
+    root: str | os.PathLike, key: str, *, max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
+    """Reads and decodes the image file `root/key`.
+
+    Symbolic links are followed, since data sets are often trees of links. A name that
+    the file system stores decomposed (NFD, as macOS does) is found by its NFC key.
+
+    Args:
+      root: the folder of the images.
+      key: POSIX path of the file relative to `root`.
+      max_pixels: most pixels (width x height) allowed.
+
+    Returns:
+      uint8 [H, W, 3], RGB, upright; see `decode`.
+
+    Raises:
+      ImageError: if `key` leaves `root`, is not a readable regular file, or its
+        content is no usable picture. The message begins with the key.
+    """
+    try:
+        return decode(_read_bytes(root, key), max_pixels=max_pixels)
+    except ImageError as error:
+        raise ImageError(f"{key!r}: {error}") from error
+
+
+def _read_bytes(root: str | os.PathLike, key: str) -> bytes:
+    if PurePosixPath(key).is_absolute() or ".." in PurePosixPath(key).parts:
+        raise ImageError("the key must be a path relative to the root, without '..'")
+    path = Path(root, key)
+    if not os.path.lexists(path):
+        decomposed = Path(root, unicodedata.normalize("NFD", key))
+        path = decomposed if os.path.lexists(decomposed) else path
+    try:
+        # stat comes before open: opening a FIFO waits for a writer, for ever.
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO"}
+            kind = kinds.get(stat.S_IFMT(status.st_mode), "a device or socket")
+            raise ImageError(f"{kind}, not a regular file")
+        if status.st_size > MAX_BYTES:
+            raise ImageError(
+                f"the file has {status.st_size:,} bytes; at most {MAX_BYTES:,} allowed"
+            )
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        what = "a link to nothing" if path.is_symlink() else "no such file"
+        raise ImageError(f"{what} under {os.fspath(root)!r}") from error
+    except OSError as error:
+        raise ImageError(
+            f"the file cannot be read: {type(error).__name__}: {error.strerror}"
+        ) from error
+    except ImageError:
+        raise
+    except ValueError as error:  # a NUL or a lone surrogate in the key
+        raise ImageError(f"the key is no file name: {error}") from error
+
+
+# -------------------------------------------------------------------------- decoding
+
+
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Decodes the bytes of an image file.
+
+    Of a file with several pictures (animation, MPO, multi-page TIFF) the first is
+    taken. EXIF orientation is applied; an EXIF block that cannot be read, or holds a
+    value outside 1..8, counts as none. Colours become RGB as `Image.convert("RGB")`
+    makes them, which is what CLIP's and UniFD's loaders do: alpha and transparency are
+    dropped (not blended), palettes looked up, CMYK and YCbCr converted, and an embedded
+    colour profile is not applied. Grey of more than 8 bits, which that call clips to
+    white, is scaled instead:
+
+    * 16 bits (mode `I;16`): the high byte, as Pillow reads 16-bit colour;
+    * 32-bit integers (`I`): values up to 255 as they are, up to 65535 the high byte;
+    * floats (`F`): values up to 1 times 255, up to 255 as they are, both rounded.
+
+    Pillow's notices about damaged metadata (`UserWarning` raised in `PIL`) are silenced
+    from the first call on: Python's warning filters belong to the whole process, and
+    changing them around each call would not be safe with several decoding threads.
+
+    Args:
+      data: the content of the file.
+      max_pixels: most pixels (width x height) allowed, checked before decoding.
+
+    Returns:
+      uint8 [H, W, 3], RGB, top row first, writable.
+
+    Raises:
+      ImageError: if the data are empty, of another format, too large, damaged or
+        truncated, or hold grey values outside the ranges above.
+    """
+    if not data:
+        raise ImageError("the file is empty (0 bytes)")
+    Image.init()
+    if warnings.filters[:1] != [_PILLOW_NOTICES]:
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+    name, opener = _format(data)
+    # The one place where Pillow's exceptions are caught. On hostile files it raises
+    # at least nine classes, OSError, SyntaxError, struct.error and MemoryError among
+    # them, so every Exception counts.
+    try:
+        # Called directly and not through Image.open, which lets SyntaxError's reason
+        # vanish and checks the size against a limit of its own.
+        image = opener(io.BytesIO(data), "")
+        width, height = image.size
+        if width * height > max_pixels:
+            raise ImageError(
+                f"{name} picture of {width} x {height} = {width * height:,} pixels; "
+                f"at most {max_pixels:,} allowed"
+            )
+        image.load()
+        # Read after loading: the TIFF reader turns the picture itself, and a PNG may
+        # carry its EXIF behind the pixels.
+        turn = _UPRIGHT.get(_orientation(image), lambda a: a)
+        return np.ascontiguousarray(turn(_rgb(image)))
+    except ImageError:
+        raise
+    except Exception as error:
+        raise ImageError(
+            f"damaged or unsupported {name} picture ({len(data):,} bytes): "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+_PILLOW_NOTICES = ("ignore", None, UserWarning, re.compile(r"PIL\."), 0)
+
+
+def _format(data: bytes) -> tuple[str, type]:
+    for name in FORMATS:
+        opener, accepts = Image.OPEN[name]
+        accepted = accepts(data[:16])
+        if isinstance(accepted, str):
+            raise ImageError(f"{name} picture: {accepted}")
+        if accepted:
+            return name, opener
+    raise ImageError(f"looks like {_looks_like(data)}; allowed: {', '.join(FORMATS)}")
+
+
+# Bytes at the beginning (? for any) and what they tell; the first that fits counts.
+_SIGNATURES = (
+    (b"%PDF", "a PDF document"),
+    (b"%!PS", "an EPS or PostScript file"),
+    (b"\xc5\xd0\xd3\xc6", "an EPS file"),
+    (b"????ftypavi", "AVIF (convert it first)"),
+    (b"????ftyphe", "HEIC (convert it first)"),
+    (b"????ftypm[is]f1", "HEIC or AVIF (convert it first)"),
+    (b"????ftyp", "an MP4 or QuickTime video"),
+    (b"????JXL ", "JPEG XL (convert it first)"),
+    (b"\xff\x0a", "JPEG XL (convert it first)"),
+    (b"????jP  ", "JPEG 2000 (convert it first)"),
+    (b"8BPS", "a Photoshop file"),
+    (b"\x00\x00\x01\x00", "an icon"),
+    (b"PK\x03\x04", "a ZIP archive"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"version https://git-lfs", "a Git LFS pointer (fetch the file itself)"),
+    (b"<", "SVG, XML or a web page"),
+)
+
+
+def _looks_like(data: bytes) -> str:
+    head = bytes(data[:64]).lstrip()
+    for magic, what in _SIGNATURES:
+        if fnmatch.fnmatchcase(head, magic + b"*"):
+            return what
+    text = head[:24].decode("ascii", "replace")
+    if text.isprintable() and "\ufffd" not in text:
+        return f"text, beginning {text!r}"
+    return f"unknown data, beginning 0x{bytes(data[:16]).hex()}"
+
+
+_ORIENTATION = 0x0112  # the tag's number in EXIF 2.32 and TIFF 6.0
+
+# EXIF orientation -> what makes the array [H, W, 3] upright.
+_UPRIGHT = {
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: a.swapaxes(0, 1)[:, ::-1],
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: lambda a: a.swapaxes(0, 1)[::-1],
+}
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # a broken EXIF block is not a broken picture
+        return 1
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        grey = _eight_bits(np.asarray(image), image.mode)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    # convert() would warn of a palette's transparency, which has no say in RGB.
+    image.info.pop("transparency", None)
+    return np.array(image.convert("RGB"))
+
+
+def _eight_bits(grey: np.ndarray, mode: str) -> np.ndarray:
+    low, high, most = grey.min(), grey.max(), 255 if mode == "F" else 65535
+    if not (low >= 0 and high <= most):  # NaN fails too
+        raise ImageError(
+            f"grey values {low:g}..{high:g} (mode {mode}); allowed: 0..{most}"
+        )
+    if mode == "F":
+        return np.rint(grey * 255 if high <= 1 else grey).astype(np.uint8)
+    return (grey if mode == "I" and high <= 255 else grey >> 8).astype(np.uint8)
+
+
+# ----------------------------------------------------------------------------- views
+
+
+def center_crop(image: np.ndarray, size: int) -> np.ndarray:
+    """Cuts out the middle without resizing: the `item` geometry.
+
+    ITEM, section IV-A: "center-cropped into 224x224", the protocol of UniFD. A side
+    shorter than `size` is padded with zeros on both ends, the odd pixel at the far end.
+    Bit-equal to `torchvision.transforms.functional.center_crop` on a PIL image.
+
+    Args:
+      image: uint8 [H, W, 3].
+      size: side of the view in pixels.
+
+    Returns:
+      uint8 [size, size, 3].
+    """
+    height, width = check_image(image)
+    view = np.zeros((size, size, 3), np.uint8)
+    (to_y, from_y), (to_x, from_x) = _middle(height, size), _middle(width, size)
+    view[to_y, to_x] = image[from_y, from_x]
+    return view
+
+
+def _middle(length: int, size: int) -> tuple[slice, slice]:
+    """Where the middle of an axis of `length` goes in a view, and where it is from."""
+    if length < size:
+        start = (size - length) // 2
+        return slice(start, start + length), slice(0, length)
+    start = round((length - size) / 2)  # to the even number at .5, as torchvision
+    return slice(0, size), slice(start, start + size)
+
+
+def resize_center_crop(image: np.ndarray, size: int) -> np.ndarray:
+    """Resizes the short side to `size`, then cuts out the middle: the `clip` geometry.
+
+    Bicubic in Pillow, the long side rounded down; pixel for pixel what transformers'
+    Pillow image processor of CLIP does. Only for a picture so oblong that the resized
+    one would exceed `MAX_PIXELS` (about 1800:1 at 224) are the ends, which no view can
+    show, cut off before resizing; the view is then right within a pixel.
+
+    Args:
+      image: uint8 [H, W, 3].
+      size: side of the view in pixels.
+
+    Returns:
+      uint8 [size, size, 3].
+    """
+    height, width = check_image(image)
+    short, long = min(height, width), max(height, width)
+    if size * int(size * long / short) > MAX_PIXELS and long > 9 * short:
+        # Of the parity of the long side, so that the middle stays where it is.
+        keep = 8 * short + (long - 8 * short) % 2
+        start = (long - keep) // 2
+        part = slice(start, start + keep)
+        return resize_center_crop(
+            image[part] if height > width else image[:, part], size
+        )
+    resized = Image.fromarray(image).resize(
+        (int(size * width / short), int(size * height / short)),
+        Image.Resampling.BICUBIC,
+    )
+    top, left = (resized.height - size) // 2, (resized.width - size) // 2
+    return np.array(resized.crop((left, top, left + size, top + size)))
+
+
+def letterbox(image: np.ndarray, size: int) -> np.ndarray:
+    """Resizes the long side to `size` (bicubic) and centres the whole on black.
+
+    Same arguments and result as `resize_center_crop`. The black is added after resizing
+    so that it does not bleed into the object, nor a sliver grow into a huge square.
+    """
+    height, width = check_image(image)
+    long = max(height, width)
+    scaled = (max(1, round(size * width / long)), max(1, round(size * height / long)))
+    resized = Image.fromarray(image).resize(scaled, Image.Resampling.BICUBIC)
+    return center_crop(np.asarray(resized), size)
+
+
+GEOMETRIES = {"item": center_crop, "clip": resize_center_crop}
+"""How the whole image becomes a view; `item` is the paper's."""
+
+CROPS = {"cover": resize_center_crop, "pad": letterbox}
+"""How the crop of an object becomes a view; the paper does not say."""
+
+
+def global_view(image: np.ndarray, size: int, *, geometry: str = "item") -> np.ndarray:
+    """The view of the whole image.
+
+    Args:
+      image: uint8 [H, W, 3].
+      size: side of the view in pixels, the tower's `image_size`.
+      geometry: a name of `GEOMETRIES`.
+
+    Returns:
+      uint8 [size, size, 3].
+
+    Raises:
+      ValueError: if `geometry` is not a name of `GEOMETRIES`.
+    """
+    return _named("geometry", geometry, GEOMETRIES)(image, size)
+
+
+def object_view(
+    image: np.ndarray,
+    box: Sequence[float],
+    size: int,
+    *,
+    crop: str = "cover",
+    min_pixels: int = 8,
+) -> np.ndarray | None:
+    """The view of one object, cut from the original image.
+
+    Args:
+      image: uint8 [H, W, 3], the whole image, before any crop.
+      box: `(x1, y1, x2, y2)` as fractions of width and height, origin top left.
+      size: side of the view in pixels.
+      crop: a name of `CROPS`: `cover` (short side to `size`, middle) or `pad` (all of
+        the box, on black).
+      min_pixels: least width and height of the box in pixels of `image`. Not in the
+        paper: below 8 pixels there is nothing to see but the enlargement.
+
+    Returns:
+      uint8 [size, size, 3], or None if the box is narrower or lower than `min_pixels`.
+
+    Raises:
+      ValueError: if `crop` is not a name of `CROPS` or `box` is no box.
+    """
+    height, width = check_image(image)
+    into_view = _named("crop", crop, CROPS)
+    left, top, right, bottom = box_pixels(box, width, height)
+    if min(right - left, bottom - top) < max(min_pixels, 1):
+        return None
+    return into_view(image[top:bottom, left:right], size)
+
+
+def box_pixels(
+    box: Sequence[float], width: int, height: int
+) -> tuple[int, int, int, int]:
+    """The pixels that a box touches, clipped to the image.
+
+    A pixel touched by less than a thousandth of its width does not count: boxes come
+    as float32, whose rounding error reaches that at some ten thousand pixels, and 0.3 x
+    10 is 3.0000000000000004 even in float64.
+
+    Args:
+      box: `(x1, y1, x2, y2)` as fractions of width and height, x1 <= x2 and y1 <= y2.
+      width: of the image in pixels.
+      height: of the image in pixels.
+
+    Returns:
+      (left, top, right, bottom), the right column and the bottom row excluded;
+      left == right if the box is beside the image, and top == bottom likewise.
+
+    Raises:
+      ValueError: if `box` is not four finite numbers in that order.
+    """
+    values = np.asarray(box, np.float64)
+    ordered = values.shape == (4,) and (values[:2] <= values[2:]).all()
+    if not (ordered and np.isfinite(values).all()):
+        raise ValueError(
+            f"box {box!r} is not four finite numbers (x1, y1, x2, y2) with x1 <= x2 "
+            "and y1 <= y2"
+        )
+    size = np.array([width, height])
+    low = np.clip(np.floor(values[:2] * size + 1e-3), 0, size)
+    high = np.clip(np.ceil(values[2:] * size - 1e-3), low, size)
+    left, top, right, bottom = (int(v) for v in (*low, *high))
+    return left, top, right, bottom
+
+
+def check_image(image: np.ndarray) -> tuple[int, int]:
+    """Height and width of an image.
+
+    Raises:
+      ValueError: if `image` is not a uint8 array [H, W, 3] with H, W >= 1.
+    """
+    shape, dtype = np.shape(image), getattr(image, "dtype", type(image).__name__)
+    if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
+        raise ValueError(
+            f"an image is a uint8 array [H, W, 3], not {dtype} {list(shape)}"
+        )
+    return shape[0], shape[1]
+
+
+def _named(what: str, name: str, table: dict):
+    if name not in table:
+        near = difflib.get_close_matches(str(name), table, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown {what} {name!r}; allowed: {', '.join(table)}{hint}")
+    return table[name]

@@ -1,0 +1,226 @@
+"""Metrics of a detector: how well scores tell fake (1) from real (0).
+
+Every function takes `labels`, integers [N], real 0 and fake 1, and `scores`, floats
+[N], higher for fake; the threshold and the calibration error suppose that a score is
+P(fake) in [0, 1]. Every figure is a fraction in [0, 1], a plain `float`, or None where
+it is not defined, as the area under a curve is not with one class only. Arrays of
+different lengths, labels other than 0 and 1, and scores that are NaN or infinite raise
+ValueError, which names the first offender.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+
+THRESHOLD = 0.5
+"""A score above this, not equal to it, says fake; UniFD's `validate.py`, strict >."""
+
+FALSE_POSITIVE_RATES = (0.01, 0.05, 0.1)
+"""Where `summary` gives the true positive rate. Not in the paper."""
+
+Metric = Callable[[np.ndarray, np.ndarray], float | None]
+
+
+def accuracy(
+    labels: ArrayLike, scores: ArrayLike, *, threshold: float = THRESHOLD
+) -> float | None:
+    """Share of the images that are called rightly; None without images."""
+    labels, scores = _check(labels, scores)
+    return _mean((scores > threshold) == (labels == 1))
+
+
+def class_accuracy(
+    labels: ArrayLike, scores: ArrayLike, *, threshold: float = THRESHOLD
+) -> tuple[float | None, float | None]:
+    """(r_acc, f_acc): share of the real images called real, of the fake called fake.
+
+    None for a class without images.
+    """
+    labels, scores = _check(labels, scores)
+    fake = scores > threshold
+    return _mean(~fake[labels == 0]), _mean(fake[labels == 1])
+
+
+def average_precision(labels: ArrayLike, scores: ArrayLike) -> float | None:
+    """AP with fake as the positive class, step-wise as in scikit-learn and the paper.
+
+    None unless both classes are present.
+    """
+    labels, scores = _check(labels, scores)
+    return float(average_precision_score(labels, scores)) if _both(labels) else None
+
+
+def roc_auc(labels: ArrayLike, scores: ArrayLike) -> float | None:
+    """Area under the ROC curve; None unless both classes are present."""
+    labels, scores = _check(labels, scores)
+    return float(roc_auc_score(labels, scores)) if _both(labels) else None
+
+
+def tpr_at_fpr(labels: ArrayLike, scores: ArrayLike, fpr: float) -> float | None:
+    """Largest share of the fake images found with at most `fpr` false alarms.
+
+    Taken at a threshold that exists, not interpolated: what one can really have.
+
+    Args:
+      labels: integers [N], real 0 and fake 1.
+      scores: floats [N].
+      fpr: share of the real images that may be called fake, in [0, 1].
+
+    Returns:
+      The true positive rate; None unless both classes are present.
+    """
+    labels, scores = _check(labels, scores)
+    if not 0 <= fpr <= 1:
+        raise ValueError(f"fpr {fpr!r} is not a fraction in [0, 1]")
+    if not _both(labels):
+        return None
+    false, true, _ = roc_curve(labels, scores, drop_intermediate=False)
+    return float(true[false <= fpr].max())
+
+
+def equal_error_rate(labels: ArrayLike, scores: ArrayLike) -> float | None:
+    """Where the false alarms are as frequent as the misses, on the ROC curve.
+
+    The curve is a chain of straight lines, so the point is interpolated. None unless
+    both classes are present.
+    """
+    labels, scores = _check(labels, scores)
+    if not _both(labels):
+        return None
+    false, true, _ = roc_curve(labels, scores, drop_intermediate=False)
+    # false - (1 - true) grows from -1 to 1; its zero is the point.
+    return float(np.interp(0.0, false + true - 1, false))
+
+
+def expected_calibration_error(
+    labels: ArrayLike, scores: ArrayLike, *, bins: int = 15
+) -> float | None:
+    """How far P(fake) is from the share of fakes, on average over the images.
+
+    The scores are sorted into `bins` equal parts of [0, 1] (the upper end belongs to
+    the next, 1 to the last); each part adds |mean score - share of fakes|, weighted by
+    its images. This is the error of the probability of one class (Naeini et al., AAAI
+    2015), not of the confidence in the winner (Guo et al., ICML 2017, whose 15 bins
+    are the default here).
+
+    Returns:
+      The error; None without images, or if scores leave [0, 1] and so are no
+      probabilities.
+    """
+    labels, scores = _check(labels, scores)
+    if bins < 1:
+        raise ValueError(f"bins {bins!r} is not a number >= 1")
+    if len(scores) == 0 or scores.min() < 0 or scores.max() > 1:
+        return None
+    part = np.minimum((scores * bins).astype(int), bins - 1)
+    gaps = np.bincount(part, weights=scores - labels, minlength=bins)
+    return float(np.abs(gaps).sum() / len(scores))
+
+
+def summary(
+    labels: ArrayLike, scores: ArrayLike, *, threshold: float = THRESHOLD
+) -> dict[str, int | float | None]:
+    """All metrics at once, ready for JSON.
+
+    Returns:
+      `n`, `n_real`, `n_fake` (images), `acc`, `r_acc`, `f_acc`, `ap`, `auc`, `eer`,
+      `tpr_at_fpr_1`, `_5` and `_10` (at 1, 5 and 10 % false alarms), `ece`; None where
+      undefined.
+    """
+    labels, scores = _check(labels, scores)
+    r_acc, f_acc = class_accuracy(labels, scores, threshold=threshold)
+    return {
+        "n": len(labels),
+        "n_real": int((labels == 0).sum()),
+        "n_fake": int((labels == 1).sum()),
+        "acc": accuracy(labels, scores, threshold=threshold),
+        "r_acc": r_acc,
+        "f_acc": f_acc,
+        "ap": average_precision(labels, scores),
+        "auc": roc_auc(labels, scores),
+        "eer": equal_error_rate(labels, scores),
+        **{
+            f"tpr_at_fpr_{fpr * 100:g}": tpr_at_fpr(labels, scores, fpr)
+            for fpr in FALSE_POSITIVE_RATES
+        },
+        "ece": expected_calibration_error(labels, scores),
+    }
+
+
+def bootstrap(
+    labels: ArrayLike,
+    scores: ArrayLike,
+    metric: Metric,
+    *,
+    samples: int = 200,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[float, float] | None:
+    """Confidence interval of a metric by the stratified percentile bootstrap.
+
+    The images are drawn again with replacement, the real ones and the fake ones apart,
+    so that every sample has the classes of the whole.
+
+    Args:
+      labels: integers [N], real 0 and fake 1.
+      scores: floats [N].
+      metric: a function of labels and scores, such as `average_precision`.
+      samples: how many times to draw.
+      seed: of the draws; the same seed gives the same interval.
+      level: share of the draws inside the interval, in (0, 1).
+
+    Returns:
+      (low, high); None where the metric is not defined.
+    """
+    labels, scores = _check(labels, scores)
+    if samples < 1 or not 0 < level < 1:
+        raise ValueError(
+            f"samples {samples!r} and level {level!r}; allowed: samples >= 1 and "
+            "0 < level < 1"
+        )
+    if metric(labels, scores) is None:
+        return None
+    generator = np.random.default_rng(seed)
+    classes = [np.flatnonzero(labels == label) for label in (0, 1)]
+    values = []
+    for _ in range(samples):
+        drawn = np.concatenate(
+            [c[generator.integers(0, len(c), len(c))] for c in classes if len(c)]
+        )
+        values.append(metric(labels[drawn], scores[drawn]))
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _check(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    labels, scores = np.asarray(labels), np.asarray(scores, dtype=np.float64)
+    if labels.ndim != 1 or scores.ndim != 1 or len(labels) != len(scores):
+        raise ValueError(
+            "labels and scores must be of one length [N], not "
+            f"{list(labels.shape)} and {list(scores.shape)}"
+        )
+    wrong = np.flatnonzero(~((labels == 0) | (labels == 1)))
+    if len(wrong):
+        raise ValueError(
+            f"label {labels[wrong[0]]!r} at index {wrong[0]} ({len(wrong)} such); "
+            "allowed: 0 (real) and 1 (fake)"
+        )
+    wrong = np.flatnonzero(~np.isfinite(scores))
+    if len(wrong):
+        raise ValueError(
+            f"score {scores[wrong[0]]} at index {wrong[0]} ({len(wrong)} such); "
+            "allowed: finite numbers"
+        )
+    return labels.astype(np.int64), scores
+
+
+def _both(labels: np.ndarray) -> bool:
+    return bool((labels == 0).any() and (labels == 1).any())
+
+
+def _mean(right: np.ndarray) -> float | None:
+    return float(right.mean()) if len(right) else None

@@ -1,0 +1,380 @@
+"""Checkpoints -> towers: a local folder or a Hugging Face repository, no PyTorch.
+
+Two families of files are read: Hugging Face's `CLIPModel` (`config.json`,
+`model.safetensors` whole or in shards) and open_clip's (`open_clip_config.json`,
+`open_clip_model.safetensors`). Reading is strict both ways: every tensor of the file
+is used or on a named list of buffers, every parameter is filled, every shape fits.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from item_jax.config import nearest
+from item_jax.sharding import ShardedFunction
+from item_jax.towers import clip_vit
+
+# Short names lead to repositories that ship safetensors of OpenAI's weights.
+SHORT_NAMES = {
+    "ViT-L-14": "timm/vit_large_patch14_clip_224.openai",
+    "ViT-L-14-336": "timm/vit_large_patch14_clip_336.openai",
+    "ViT-B-16": "timm/vit_base_patch16_clip_224.openai",
+    "ViT-B-32": "timm/vit_base_patch32_clip_224.openai",
+}
+
+# The same weights as safetensors, for repositories that may have pickles only.
+WITH_SAFETENSORS = {
+    "openai/clip-vit-large-patch14": SHORT_NAMES["ViT-L-14"],
+    "openai/clip-vit-large-patch14-336": SHORT_NAMES["ViT-L-14-336"],
+    "openai/clip-vit-base-patch16": SHORT_NAMES["ViT-B-16"],
+    "openai/clip-vit-base-patch32": SHORT_NAMES["ViT-B-32"],
+}
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+# Lengths texts are cut to, in tokens; with a causal tower pooled at its EOS the cut is
+# exact, and 16 tokens cost a fifth of 77.
+TEXT_BUCKETS = (8, 16, 24, 32, 48)
+
+
+class Towers:
+    """A CLIP model ready to embed; `params` and two pure functions underneath.
+
+    Attributes:
+      name: the folder or repository it was loaded from.
+      config: its `clip_vit.Config`.
+      params: nested dictionary of arrays.
+      dtype: "float32" or "bfloat16", of weights and activations.
+      tokenizer: a transformers tokenizer.
+    """
+
+    def __init__(self, name, config, params, dtype, tokenizer, files=()):
+        """Prefer `load_towers`. `files` are the weight files, for the fingerprint."""
+        self.name = name
+        self.config = config
+        self.params = params
+        self.dtype = dtype
+        self.tokenizer = tokenizer
+        self._files = tuple(files)
+        self._model = clip_vit.Model(config, DTYPES[dtype])
+        self._functions: dict[Any, ShardedFunction] = {}
+
+    @property
+    def embed_dim(self) -> int:
+        """D, the width of the joint space."""
+        return self.config.embed_dim
+
+    @property
+    def image_size(self) -> int:
+        """S, the side of a view in pixels."""
+        return self.config.image_size
+
+    @functools.cached_property
+    def weights_sha256(self) -> str:
+        """The SHA-256 of the weight files, in the order of their names."""
+        digest = hashlib.sha256()
+        for file in self._files:
+            with open(file, "rb") as f:
+                digest.update(hashlib.file_digest(f, "sha256").digest())
+        return digest.hexdigest()
+
+    def image_function(self, params, views):
+        """Pure: uint8 `[B, S, S, 3]` -> float32 `[B, D]`, un-normalised."""
+        return self._model.apply({"params": params}, views, method="encode_image")
+
+    def text_function(self, params, tokens):
+        """Pure: int32 `[B, T]` -> float32 `[B, D]`, un-normalised."""
+        return self._model.apply({"params": params}, tokens, method="encode_text")
+
+    def image_encoder(self, *, batch_size=256, mode="jit", devices=None):
+        """Returns the image tower as a `ShardedFunction`, made once per setting."""
+        return self._encoder(self.image_function, batch_size, mode, devices)
+
+    def text_encoder(self, *, batch_size=256, mode="jit", devices=None):
+        """Returns the text tower as a `ShardedFunction`, made once per setting."""
+        return self._encoder(self.text_function, batch_size, mode, devices)
+
+    def _encoder(self, fn, batch_size, mode, devices):
+        devices = tuple(devices or jax.local_devices())
+        key = (fn.__name__, batch_size, mode, devices)
+        if key not in self._functions:
+            self._functions[key] = ShardedFunction(
+                fn, self.params, batch_size=batch_size, mode=mode, devices=devices
+            )
+        return self._functions[key]
+
+    def encode_image(self, views, **options) -> np.ndarray:
+        """Embeds views.
+
+        Args:
+          views: uint8 `[N, S, S, 3]`, any N.
+          **options: `batch_size`, `mode` and `devices` as for `image_encoder`.
+
+        Returns:
+          float32 `[N, D]`, un-normalised.
+
+        Raises:
+          ValueError: when the views have another shape or dtype.
+        """
+        views = np.asarray(views)
+        size = self.image_size
+        if views.dtype != np.uint8 or views.shape[1:] != (size, size, 3):
+            raise ValueError(
+                f"views are uint8 [N, {size}, {size}, 3] for {self.name}, found "
+                f"{views.dtype} {list(views.shape)}"
+            )
+        encoder = self.image_encoder(**options)
+        step = encoder.batch_size
+        batches = (views[i : i + step] for i in range(0, len(views), step))
+        return self._gather(encoder.stream(batches))
+
+    def tokenize(self, texts: Sequence[str]) -> tuple[list[list[int]], np.ndarray]:
+        """Returns the token ids of each text, EOS last, and which had to be cut.
+
+        Args:
+          texts: any text; longer than `context_length` tokens is cut, the EOS kept.
+
+        Returns:
+          A list of lists of token ids, and bool `[N]`.
+        """
+        length = self.config.context_length
+        ids = self.tokenizer(list(texts), truncation=False)["input_ids"]
+        cut = np.array([len(row) > length for row in ids], bool)
+        eos = self.config.eos_token_id
+        ids = [row if len(row) <= length else row[: length - 1] + [eos] for row in ids]
+        return ids, cut
+
+    def encode_text(self, texts: Sequence[str], **options) -> np.ndarray:
+        """Embeds texts: equal ones once, sorted by length, cut behind their EOS.
+
+        Args:
+          texts: any number of them.
+          **options: `batch_size`, `mode` and `devices` as for `text_encoder`.
+
+        Returns:
+          float32 `[N, D]`, un-normalised, in the order given.
+        """
+        unique = sorted(set(texts))
+        tokens, _ = self.tokenize(unique) if unique else ([], None)
+        order = sorted(range(len(unique)), key=lambda i: len(tokens[i]))
+        encoder = self.text_encoder(**options)
+        step = encoder.batch_size
+        batches = (
+            self._pad([tokens[i] for i in order[start : start + step]])
+            for start in range(0, len(order), step)
+        )
+        rows = self._gather(encoder.stream(batches))
+        place = {unique[i]: row for row, i in enumerate(order)}
+        return rows[[place[text] for text in texts]]
+
+    def _pad(self, rows: list[list[int]]) -> np.ndarray:
+        longest, limit = len(rows[-1]), self.config.context_length
+        buckets = (*(b for b in TEXT_BUCKETS if b < limit), limit)
+        length = next(b for b in buckets if b >= longest)
+        eos = self.config.eos_token_id
+        return np.array([row + [eos] * (length - len(row)) for row in rows], np.int32)
+
+    def _gather(self, results) -> np.ndarray:
+        return np.concatenate([np.zeros((0, self.embed_dim), np.float32), *results])
+
+
+def load_towers(name: str | Path, dtype: str = "float32", *, revision=None) -> Towers:
+    """Loads CLIP towers.
+
+    Args:
+      name: a folder, a Hugging Face repository id, or a short name such as
+        "ViT-L-14".
+      dtype: "float32" (the reference) or "bfloat16" (fast on accelerators).
+      revision: branch, tag or commit of a repository.
+
+    Raises:
+      ValueError: for an unknown name or dtype, a checkpoint without safetensors, one
+        that is no CLIP ViT, or one whose tensors are missing, extra or misshapen
+        (with the difference).
+    """
+    name = str(name)
+    if dtype not in DTYPES:
+        raise ValueError(f"unknown dtype {dtype!r}; {nearest(dtype, DTYPES)}")
+    source = SHORT_NAMES.get(name, name)
+    folder = Path(source)
+    remote = not folder.is_dir()
+    if remote:
+        if source.count("/") != 1 or source.startswith((".", "/")):
+            raise ValueError(
+                f"no checkpoint {name!r}: it is no folder here, no repository id "
+                f"(owner/name) and no short name; {nearest(name, SHORT_NAMES)}"
+            )
+        folder = _download(source, revision, allow_patterns=["*.json", "*.txt"])
+
+    if (folder / "open_clip_config.json").is_file():
+        scheme, index = "open_clip", "open_clip_model.safetensors"
+        config = clip_vit.config_from_open_clip(
+            _read_json(folder / "open_clip_config.json"), source
+        )
+    elif (folder / "config.json").is_file():
+        scheme, index = "hugging face", "model.safetensors"
+        raw = _read_json(folder / "config.json")
+        if raw.get("model_type") != "clip":
+            raise ValueError(
+                f"{source}: config.json is of model_type {raw.get('model_type')!r}; "
+                "only 'clip' can be read"
+            )
+        preprocessor = folder / "preprocessor_config.json"
+        config = clip_vit.config_from_hf(
+            raw, _read_json(preprocessor) if preprocessor.is_file() else {}
+        )
+    else:
+        raise ValueError(
+            f"{source} has neither config.json nor open_clip_config.json: found "
+            f"{sorted(p.name for p in folder.iterdir()) or 'nothing'}"
+        )
+    files = _weight_files(source, folder, index, revision if remote else None, remote)
+    params = _read_params(source, files, config, scheme, DTYPES[dtype])
+    if not remote:
+        name = str(folder.resolve())  # a saved head finds it from anywhere
+    return Towers(name, config, params, dtype, _tokenizer(source, folder), files)
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise ValueError(f"{path} is no JSON: {e}") from e
+
+
+def _download(source: str, revision, **options) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+    )
+
+    try:
+        return Path(snapshot_download(source, revision=revision, **options))
+    except (
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        OSError,
+    ) as e:
+        raise ValueError(
+            f"cannot fetch {source!r} from the Hugging Face Hub, and it is no folder "
+            f"here: {type(e).__name__}: {str(e).splitlines()[0]}"
+        ) from e
+
+
+def _weight_files(source, folder, whole, revision, remote) -> list[Path]:
+    index = folder / f"{whole}.index.json"
+    if index.is_file():
+        names = sorted(set(_read_json(index)["weight_map"].values()))
+    else:
+        names = [whole]
+    if remote:
+        folder = _download(source, revision, allow_patterns=["*.json", "*.txt", *names])
+    missing = [n for n in names if not (folder / n).is_file()]
+    if missing:
+        other = sorted(
+            p.name
+            for p in folder.iterdir()
+            if p.suffix in (".bin", ".pt", ".msgpack", ".h5", ".safetensors")
+        )
+        instead = WITH_SAFETENSORS.get(source)
+        advice = (
+            f"the same weights with safetensors: {instead}"
+            if instead
+            else "repositories with safetensors: "
+            + ", ".join(f"{v} ({k})" for k, v in SHORT_NAMES.items())
+        )
+        raise ValueError(
+            f"{source} has no {', '.join(missing)} (found {other or 'no weights'}); "
+            f"pickled weights are not loaded; {advice}"
+        )
+    return [folder / n for n in names]
+
+
+def _read_params(source, files, config, scheme, dtype) -> dict:
+    """Fills the model's parameters from safetensors, strictly both ways."""
+    model = clip_vit.Model(config, dtype)
+    size = config.image_size
+    shapes = jax.eval_shape(
+        model.init,
+        jax.random.key(0),
+        jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8),
+        jax.ShapeDtypeStruct((1, config.context_length), jnp.int32),
+    )["params"]
+    wanted = flax.traverse_util.flatten_dict(shapes, sep="/")
+    where = {}
+    for file in files:
+        try:
+            handle = safe_open(file, framework="np")
+        except SafetensorError as e:
+            raise ValueError(f"{file} is no whole safetensors file: {e}") from e
+        where |= dict.fromkeys(handle.keys(), handle)
+    table = clip_vit.TABLES[scheme]
+    layers = {"vision": config.vision.layers, "text": config.text.layers}
+    used: set[str] = set()
+    problems: list[str] = []
+    params = {}
+    for path, target in wanted.items():
+        keys, arrange = table[path]
+        keys = (keys,) if isinstance(keys, str) else keys
+        stacked = "{i}" in keys[0]
+        count = layers[path.split("/")[0]] if stacked else 1
+        shape = target.shape[1:] if stacked else target.shape
+        value = np.empty((count, *shape), target.dtype)
+        for i in range(count):
+            names = [key.format(i=i) for key in keys]
+            used.update(names)
+            absent = [name for name in names if name not in where]
+            problems += [f"missing {name}" for name in absent]
+            if absent:
+                continue
+            parts = [where[n].get_tensor(n) for n in names]
+            try:
+                value[i] = _laid_out(parts, arrange, shape)
+            except ValueError:
+                found = " + ".join(f"{n} {list(t.shape)}" for n, t in zip(names, parts))
+                problems.append(f"misshapen {found} for our {path} {list(shape)}")
+        params[path] = value if stacked else value[0]
+    problems += [
+        f"extra {name}"
+        for name in sorted(set(where) - used)
+        if not re.fullmatch(clip_vit.IGNORED, name)
+    ]
+    if problems:
+        shown = "\n  ".join(problems[:20])
+        more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
+        raise ValueError(
+            f"the tensors of {source} do not fit its configuration ({scheme} keys, "
+            f"{len(problems)} differences):\n  {shown}{more}"
+        )
+    return flax.traverse_util.unflatten_dict(params, sep="/")
+
+
+def _laid_out(parts, arrange, shape) -> np.ndarray:
+    value = np.concatenate([arrange(t) for t in parts], axis=-1) if shape else parts[0]
+    if value.shape != shape:  # assignment would broadcast
+        raise ValueError
+    return value
+
+
+def _tokenizer(source: str, folder: Path):
+    from transformers import CLIPTokenizer
+
+    names = ("tokenizer.json", "vocab.json")
+    if not any((folder / name).is_file() for name in names):
+        raise ValueError(f"{source} has no tokenizer: neither {' nor '.join(names)}")
+    return CLIPTokenizer.from_pretrained(str(folder))

@@ -1,0 +1,418 @@
+"""The miniature world: small drawn scenes, their sentences and their boxes.
+
+A scene is a textured ground with zero to four things on it. `draw_scene` decides
+what is there, renders it cleanly, photographs it (exposure, lens, sensor noise,
+JPEG) and says it in English. Nothing here is learned.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+SIDE = 64  # pixels, both of an image and of a view
+MAX_THINGS = 4
+EMPTY_SHARE = 0.03  # scenes with nothing on the ground
+SUPERSAMPLE = 4
+JPEG_QUALITY = 92
+
+COLOURS = {
+    "red": (0.83, 0.13, 0.12),
+    "orange": (0.96, 0.53, 0.09),
+    "yellow": (0.96, 0.86, 0.18),
+    "green": (0.16, 0.60, 0.22),
+    "cyan": (0.20, 0.80, 0.84),
+    "blue": (0.13, 0.29, 0.80),
+    "purple": (0.49, 0.17, 0.65),
+    "pink": (0.97, 0.58, 0.74),
+    "brown": (0.46, 0.27, 0.13),
+    "black": (0.09, 0.09, 0.10),
+    "white": (0.95, 0.95, 0.94),
+    "grey": (0.55, 0.55, 0.56),
+}
+SIZES = {"small": (7.6, 8.4), "": (10.2, 11.2), "large": (13.2, 15.0)}  # radius, px
+GROUNDS = ("plain", "striped", "checkered", "dotted", "wavy", "speckled")
+
+
+def _circle(radius: float, count: int = 48) -> np.ndarray:
+    turn = np.linspace(0, 2 * math.pi, count, endpoint=False)
+    return radius * np.stack([np.sin(turn), -np.cos(turn)], axis=1)
+
+
+def _shapes() -> dict[str, tuple[np.ndarray, ...]]:
+    """Outlines in the box [-1, 1]^2, y down; a second outline is a hole."""
+    spikes = _circle(1.0, 10) * np.where(np.arange(10) % 2, 0.45, 1.0)[:, None]
+    t = np.linspace(0, 2 * math.pi, 48, endpoint=False)
+    heart = np.stack(
+        [
+            np.sin(t) ** 3,
+            -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t))
+            / 15
+            - 0.12,
+        ],
+        axis=1,
+    )
+    # A moon is the left part of a disc, bitten by a disc whose rim passes
+    # through the same two tips.
+    tip = math.radians(40)
+    rim = np.linspace(tip, 2 * math.pi - tip, 40)
+    outer = np.stack([np.cos(rim), np.sin(rim)], axis=1)
+    bite_x, height = 0.45, math.sin(tip)
+    reach = math.hypot(math.cos(tip) - bite_x, height)
+    lean = math.atan2(height, math.cos(tip) - bite_x)
+    rim = np.linspace(2 * math.pi - lean, lean, 40)
+    inner = np.stack([bite_x + reach * np.cos(rim), reach * np.sin(rim)], axis=1)
+    moon = np.concatenate([outer, inner]) + [0.1, 0.0]
+    a, b = 0.36, 1.0
+    cross = [(-a, -b), (a, -b), (a, -a), (b, -a), (b, a), (a, a)]
+    cross += [(-x, -y) for x, y in cross]
+    arrow = [(-1, -0.3), (0.05, -0.3), (0.05, -0.85), (1, 0)]
+    arrow += [(x, -y) for x, y in reversed(arrow[:-1])]
+    square = [(-0.88, -0.88), (0.88, -0.88), (0.88, 0.88), (-0.88, 0.88)]
+    outlines = {
+        "circle": (_circle(0.95),),
+        "square": (square,),
+        "triangle": ([(0, -0.95), (1, 0.85), (-1, 0.85)],),
+        "star": (spikes * 1.05,),
+        "ring": (_circle(0.98), _circle(0.52)),
+        "cross": (cross,),
+        "diamond": ([(0, -1), (0.82, 0), (0, 1), (-0.82, 0)],),
+        "heart": (heart,),
+        "moon": (moon,),
+        "arrow": (arrow,),
+    }
+    return {k: tuple(np.asarray(o, float) for o in v) for k, v in outlines.items()}
+
+
+SHAPES = _shapes()
+
+
+@dataclasses.dataclass(frozen=True)
+class Ground:
+    """What the things lie on, by name; its pattern's phase is left to chance."""
+
+    kind: str
+    colour: str
+
+    @property
+    def words(self) -> str:
+        return f"{self.kind} {self.colour} ground"
+
+
+@dataclasses.dataclass(frozen=True)
+class Thing:
+    """One object: its three names, and where it is drawn, in pixels."""
+
+    shape: str
+    colour: str
+    size: str
+    centre: tuple[float, float]
+    radius: float
+    angle: float
+
+    @property
+    def phrase(self) -> str:
+        return _with_article(f"{self.size} {self.colour} {self.shape}".strip())
+
+    def outlines(self) -> list[np.ndarray]:
+        """Polygons in pixels, float [n, 2]: the outline, then its hole if any."""
+        c, s = math.cos(self.angle), math.sin(self.angle)
+        turn = np.array([[c, s], [-s, c]])
+        return [o @ turn * self.radius + self.centre for o in SHAPES[self.shape]]
+
+    def box(self) -> np.ndarray:
+        """The drawn extent, float [4] = x1, y1, x2, y2 in pixels."""
+        outline = self.outlines()[0]
+        return np.concatenate([outline.min(0), outline.max(0)])
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """A drawn scene.
+
+    Attributes:
+        image: the photograph, uint8 [64, 64, 3].
+        clean: the rendering before the camera, uint8 [64, 64, 3].
+        caption: one English sentence.
+        other_caption: the sentence of a scene that differs in one detail.
+        phrases: (phrase, (start, end)) for each noun phrase of the caption, the
+            ground's included, in reading order.
+        objects: (phrase, (start, end), box) for each thing in reading order; box
+            is x1, y1, x2, y2 in [0, 1].
+        layout: what a generator may know, int16 [5, 7]. Row 0 is the ground: kind,
+            colour. Rows 1-4 are things: box in 1/64 px, shape, colour, size;
+            unused rows are -1.
+    """
+
+    image: np.ndarray
+    clean: np.ndarray
+    caption: str
+    other_caption: str
+    phrases: list
+    objects: list
+    layout: np.ndarray
+
+
+def draw_scene(rng: np.random.Generator) -> Scene:
+    """Draws one scene of the world's distribution."""
+    ground = Ground(*(str(rng.choice(o)) for o in (GROUNDS, list(COLOURS))))
+    things = _place(ground, rng)
+    clean = to_uint8(_render(ground, things, rng))
+    form = int(rng.integers(3))
+    caption, spans = _sentence(ground, things, form)
+    other_caption, _ = _sentence(*_change_one_detail(ground, things, rng), form)
+    objects = [
+        (t.phrase, spans[i], tuple(np.round(t.box() / SIDE, 5).tolist()))
+        for i, t in enumerate(things)
+    ]
+    ground_span = spans[len(things)]
+    phrases = [(caption[slice(*s)], s) for s in sorted([*spans[:-1], ground_span])]
+    return Scene(
+        image=photograph(clean, rng),
+        clean=clean,
+        caption=caption,
+        other_caption=other_caption,
+        phrases=phrases,
+        objects=sorted(objects, key=lambda o: o[1]),
+        layout=_layout(ground, things),
+    )
+
+
+def photograph(clean: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Takes a picture of a rendering: uint8 [64, 64, 3] in and out.
+
+    Real and generated scenes pass through this same camera, so that neither sensor
+    noise nor sharpness of the lens nor the file format tells one from the other.
+    """
+    image = clean.astype(np.float32) / 255
+    y, x = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j]
+    image = image * rng.uniform(0.82, 1.12) * rng.normal(1, 0.02, 3)
+    image = image * (1 - rng.uniform(0, 0.18) * (x**2 + y**2)[..., None] / 2)
+    image = _blur(image, rng.uniform(0.2, 0.6))
+    image = image + rng.normal(0, rng.uniform(0.003, 0.025), image.shape)
+    return np.asarray(Image.open(io.BytesIO(to_jpeg(to_uint8(image)))))
+
+
+def to_jpeg(image: np.ndarray) -> bytes:
+    """The one encoder of the world: uint8 [64, 64, 3] -> JPEG bytes."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=JPEG_QUALITY, optimize=True)
+    return file.getvalue()
+
+
+def to_uint8(image: np.ndarray) -> np.ndarray:
+    return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+
+
+def object_view(image: np.ndarray, box: tuple[float, ...]) -> np.ndarray:
+    """Crops a box (in [0, 1]) as CLIP's preprocessing would: uint8 [64, 64, 3].
+
+    Whole pixels that touch the box; short side to 64, bicubic; centre crop.
+    """
+    x1, y1, x2, y2 = np.asarray(box) * SIDE
+    corners = math.floor(x1), math.floor(y1), math.ceil(x2), math.ceil(y2)
+    crop = Image.fromarray(image).crop(corners)
+    scale = SIDE / min(crop.size)
+    width, height = (max(SIDE, int(n * scale)) for n in crop.size)
+    crop = crop.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - SIDE) // 2, (height - SIDE) // 2
+    return np.asarray(crop.crop((left, top, left + SIDE, top + SIDE)))
+
+
+def all_phrases() -> list[str]:
+    """Every phrase a thing can have."""
+    at = {"centre": (0.0, 0.0), "radius": 1.0, "angle": 0.0}
+    return [Thing(s, c, z, **at).phrase for z in SIZES for c in COLOURS for s in SHAPES]
+
+
+def _place(ground: Ground, rng: np.random.Generator) -> list[Thing]:
+    """Things that do not touch; no two share both colour and shape."""
+    if rng.random() < EMPTY_SHARE:
+        return []
+    count = int(rng.choice([1, 2, 3, 4], p=[0.25, 0.35, 0.25, 0.15]))
+    while True:
+        things: list[Thing] = []
+        for _ in range(40):
+            size = str(rng.choice(list(SIZES)))
+            thing = Thing(
+                shape=str(rng.choice(list(SHAPES))),
+                colour=str(rng.choice([c for c in COLOURS if c != ground.colour])),
+                size=size,
+                centre=tuple(rng.uniform(8, SIDE - 8, 2).tolist()),
+                radius=float(rng.uniform(*SIZES[size])),
+                angle=float(rng.uniform(-0.25, 0.25)),
+            )
+            box = thing.box()
+            apart = all(
+                (box[:2] > other.box()[2:] + 2).any()
+                or (box[2:] < other.box()[:2] - 2).any()
+                for other in things
+            )
+            named = {(t.shape, t.colour) for t in things}
+            inside = box.min() >= 1 and box.max() <= SIDE - 1
+            if inside and apart and (thing.shape, thing.colour) not in named:
+                things.append(thing)
+            if len(things) == count:
+                return things
+
+
+def _render(
+    ground: Ground, things: list[Thing], rng: np.random.Generator
+) -> np.ndarray:
+    """Light from the upper left: textured ground, soft shadows, shaded things."""
+    y, x = np.mgrid[0:SIDE, 0:SIDE] / SIDE - 0.5
+    image = _texture(ground, rng)
+    image = image * (1 - 0.15 * (x + y))[..., None]
+    for thing in things:
+        cover = _coverage(thing)
+        shadow = np.roll(_blur(cover, 1.6), (2, 2), axis=(0, 1))[..., None]
+        image = image * (1 - 0.45 * shadow)
+        across = (x + y) * SIDE / (2 * thing.radius)
+        across = across - (sum(thing.centre) - SIDE) / (2 * thing.radius)
+        inner = _blur(cover, 1.2)
+        shade = 1.0 - 0.22 * across - 0.35 * (1 - inner) * 2 * cover
+        colour = np.array(COLOURS[thing.colour]) + rng.normal(0, 0.025, 3)
+        gloss = 0.16 * np.clip(-across, 0, 1)[..., None] ** 2
+        body = np.clip(colour * shade[..., None] + gloss, 0, 1)
+        image = image + cover[..., None] * (body - image)
+    return image
+
+
+def _texture(ground: Ground, rng: np.random.Generator) -> np.ndarray:
+    """Two shades of the ground's colour mixed by the pattern of its kind."""
+    y, x = np.mgrid[0:SIDE, 0:SIDE].astype(float)
+    turn = rng.uniform(0, math.pi)
+    wave = 2 * math.pi / rng.uniform(9, 13)
+    c, s = wave * math.cos(turn), wave * math.sin(turn)
+    u, v = c * x + s * y + rng.uniform(0, 6.3), c * y - s * x + rng.uniform(0, 6.3)
+    if ground.kind == "striped":
+        mix = np.clip(2 * np.sin(u), -1, 1)
+    elif ground.kind == "checkered":
+        mix = np.clip(4 * np.sin(u * 0.7) * np.sin(v * 0.7), -1, 1)
+    elif ground.kind == "dotted":
+        mix = np.clip(4 * (np.cos(u) + np.cos(v)) - 4, -1, 1)
+    elif ground.kind == "wavy":
+        mix = np.clip(2 * np.sin(u + 1.3 * np.sin(v * 0.6)), -1, 1)
+    elif ground.kind == "speckled":
+        mix = np.clip(3.3 * _blur(rng.normal(0, 1, (SIDE, SIDE)), 0.8), -1, 1)
+    else:
+        mix = np.zeros((SIDE, SIDE))
+    base = np.array(COLOURS[ground.colour]) + rng.normal(0, 0.02, 3)
+    base = 0.72 * base + 0.28 * base.mean()  # grounds are duller than things
+    contrast = rng.uniform(0.09, 0.13)
+    return np.clip(base, 0.14, 0.86) + contrast * mix[..., None]
+
+
+def _coverage(thing: Thing) -> np.ndarray:
+    """The antialiased mask, float [64, 64] in [0, 1]."""
+    canvas = Image.new("L", (SIDE * SUPERSAMPLE,) * 2)
+    draw = ImageDraw.Draw(canvas)
+    for fill, outline in zip((255, 0), thing.outlines(), strict=False):
+        draw.polygon([tuple(p) for p in (outline * SUPERSAMPLE).tolist()], fill=fill)
+    return np.asarray(canvas.reduce(SUPERSAMPLE), np.float32) / 255
+
+
+def _blur(image: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian blur of a float image, per channel, with Pillow's 32-bit mode."""
+    planes = image[..., None] if image.ndim == 2 else image
+    blur = ImageFilter.GaussianBlur(sigma)
+    # Pillow blurs 8-bit images only: keep 8 bits, which is finer than the noise.
+    low, high = float(planes.min()), float(planes.max()) + 1e-6
+    scaled = np.round((planes - low) / (high - low) * 255).astype(np.uint8)
+    done = [
+        np.asarray(Image.fromarray(scaled[..., i]).filter(blur), np.float32)
+        for i in range(planes.shape[-1])
+    ]
+    return (np.stack(done, -1) / 255 * (high - low) + low).reshape(image.shape)
+
+
+def _with_article(words: str) -> str:
+    return ("an " if words[0] in "aeiou" else "a ") + words
+
+
+def _sentence(
+    ground: Ground, things: list[Thing], form: int
+) -> tuple[str, list[tuple[int, int]]]:
+    """The caption, and the spans of the things' phrases and then of the ground's."""
+    last = len(things)
+    if not things:
+        form = 3
+    phrases = [t.phrase for t in things] + [
+        _with_article(ground.words if things else f"empty {ground.words}")
+    ]
+    if form == 0:
+        parts = [*_listed(range(last)), " on ", last]
+    elif form == 1:
+        parts = [last, " with ", *_listed(range(last))]
+    elif form == 2 and last == 1:
+        parts = [0, f" {_where(things[0])} of ", last]
+    elif form == 2:
+        relation = f" {_relation(things[0], things[1])} "
+        more = [" beside ", *_listed(range(2, last))] if last > 2 else []
+        parts = [0, relation, 1, *more, " on ", last]
+    else:
+        parts = [last]
+    caption, spans = "", {}
+    for part in parts:
+        words = part if isinstance(part, str) else phrases[part]
+        if not isinstance(part, str):
+            spans[part] = (len(caption), len(caption) + len(words))
+        caption += words
+    return caption, [spans[i] for i in range(last + 1)]
+
+
+def _listed(indices: range) -> list[int | str]:
+    """0, 1, 2 -> [0, ", ", 1, " and ", 2]."""
+    parts: list[int | str] = []
+    for place, index in enumerate(indices):
+        if place:
+            parts.append(" and " if place == len(indices) - 1 else ", ")
+        parts.append(index)
+    return parts
+
+
+def _where(thing: Thing) -> str:
+    x, y = thing.centre
+    row = "top" if y < SIDE * 0.4 else "bottom" if y > SIDE * 0.6 else ""
+    column = "left" if x < SIDE * 0.4 else "right" if x > SIDE * 0.6 else ""
+    place = f"{row} {column}".strip()
+    return f"at the {place}" if place else "in the middle"
+
+
+def _relation(a: Thing, b: Thing) -> str:
+    dx, dy = (p - q for p, q in zip(a.centre, b.centre, strict=True))
+    if abs(dx) > abs(dy):
+        return "to the left of" if dx < 0 else "to the right of"
+    return "above" if dy < 0 else "below"
+
+
+def _change_one_detail(
+    ground: Ground, things: list[Thing], rng: np.random.Generator
+) -> tuple[Ground, list[Thing]]:
+    """A scene whose sentence is nearly right: the contrast CLIP learns most from."""
+    if not things or rng.random() < 0.15:
+        names, field = (GROUNDS, "kind") if rng.random() < 0.5 else (COLOURS, "colour")
+        other = str(rng.choice([n for n in names if n != getattr(ground, field)]))
+        return dataclasses.replace(ground, **{field: other}), things
+    field, names = [("shape", SHAPES), ("colour", COLOURS), ("size", SIZES)][
+        int(rng.choice(3, p=[0.55, 0.25, 0.2]))
+    ]
+    i = int(rng.integers(len(things)))
+    other = str(rng.choice([n for n in names if n != getattr(things[i], field)]))
+    changed = dataclasses.replace(things[i], **{field: other})
+    return ground, [*things[:i], changed, *things[i + 1 :]]
+
+
+def _layout(ground: Ground, things: list[Thing]) -> np.ndarray:
+    rows = np.full((1 + MAX_THINGS, 7), -1, np.int16)
+    rows[0, :2] = GROUNDS.index(ground.kind), list(COLOURS).index(ground.colour)
+    for row, thing in zip(rows[1:], things, strict=False):
+        row[:4] = np.round(thing.box() * SIDE)
+        row[4] = list(SHAPES).index(thing.shape)
+        row[5] = list(COLOURS).index(thing.colour)
+        row[6] = list(SIZES).index(thing.size)
+    return rows

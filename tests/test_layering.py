@@ -1,0 +1,101 @@
+"""Imports only go down: the storeys of the design, read from the source."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "item_jax"
+
+# A file may import what stands in a lower storey, and what its own line names besides.
+STOREYS = [
+    {"config", "records", "images", "perturb", "metrics"},
+    {"sharding", "misalignment", "heads"},
+    {"towers", "datasets"},
+    {"pipeline", "cache"},
+    {"embed"},
+    {"train", "baselines", "evaluate"},
+    {"detector", "plots"},
+    {"__main__"},
+]
+BESIDES = {
+    "evaluate": {"baselines"},
+    "towers": {"towers"},
+    "datasets": {"datasets"},
+    "baselines": {"baselines"},
+}
+NO_TOWERS = {"pipeline", "cache"}
+NO_JAX = STOREYS[0] | {"datasets"}
+FOREIGN = {"torch", "tensorflow", "torchvision"}
+
+
+def files():
+    found = sorted(p for p in PACKAGE.rglob("*.py") if p.parent.name != "assets")
+    return [p for p in found if p != PACKAGE / "__init__.py"]
+
+
+def room(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path):
+    """Every module name a file imports, at the top or inside functions."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names.add(node.module)
+            if node.module == "item_jax":
+                names |= {f"item_jax.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_only_go_down(path):
+    here = room(path)
+    (storey,) = (i for i, rooms in enumerate(STOREYS) if here in rooms)
+    allowed = set().union(*STOREYS[:storey], BESIDES.get(here, set()))
+    if storey == 0:
+        allowed = STOREYS[0]
+    if here in NO_TOWERS:
+        allowed -= {"towers"}
+    ours = {n.split(".")[1] for n in imports(path) if n.startswith("item_jax.")}
+    # `from item_jax import __version__` and the like name no module.
+    ours = {n for n in ours if (PACKAGE / n).is_dir() or (PACKAGE / f"{n}.py").exists()}
+    assert ours <= allowed, f"{here} may not import {sorted(ours - allowed)}"
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_foreign_frameworks_stay_out(path):
+    tops = {name.split(".")[0] for name in imports(path)}
+    assert not tops & FOREIGN
+    if room(path) in NO_JAX:
+        assert not tops & {"jax", "flax", "optax", "orbax", "grain"}
+
+
+def loaded_by(statement):
+    code = f"{statement}\nimport sys\nprint(*sorted(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.split())
+
+
+def test_import_is_light():
+    assert not loaded_by("import item_jax") & {"jax", "flax", "numpy", "sklearn"}
+
+
+def test_storey_0_loads_no_jax():
+    names = ", ".join(f"item_jax.{n}" for n in sorted(STOREYS[0]))
+    assert not loaded_by(f"import {names}") & {"jax", "flax", "torch", "tensorflow"}
+
+
+def test_everything_together_loads_neither_torch_nor_tensorflow():
+    names = ", ".join(f"item_jax.{n}" for rooms in STOREYS for n in sorted(rooms))
+    loaded = loaded_by(f"import {names}, item_jax.towers.load, item_jax.datasets.folder")
+    assert "jax" in loaded
+    assert not loaded & FOREIGN

@@ -1,0 +1,58 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from item_jax.sharding import ShardedFunction
+
+
+def work(params, x):
+    return jnp.tanh(x @ params["w"] + params["b"].reshape(1, -1))
+
+
+@pytest.fixture
+def params():
+    rng = np.random.default_rng(0)
+    return {
+        "w": rng.normal(size=(12, 6)).astype(np.float32),
+        "b": rng.normal(size=6).astype(np.float32),
+    }
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 64, 65, 131])
+@pytest.mark.parametrize("mode", ["jit", "pmap"])
+def test_eight_devices_equal_one(mode, count, params):
+    assert len(jax.devices()) == 8
+    rows = np.random.default_rng(count).normal(size=(count, 12)).astype(np.float32)
+    batches = [rows[i : i + 64] for i in range(0, count, 64)]
+    eight = ShardedFunction(work, params, batch_size=64, mode=mode)
+    one = ShardedFunction(work, params, batch_size=64, devices=jax.devices()[:1])
+    found = list(eight.stream(batches))
+    assert [len(f) for f in found] == [len(b) for b in batches]
+    np.testing.assert_allclose(
+        np.concatenate(found), np.concatenate(list(one.stream(batches))), atol=1e-6
+    )
+    np.testing.assert_allclose(
+        np.concatenate(found), np.tanh(rows @ params["w"] + params["b"][None]), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("batch_size", [1, 8, 20, 256])
+def test_few_sizes_all_fitting_the_devices(batch_size, params):
+    function = ShardedFunction(work, params, batch_size=batch_size)
+    assert all(size % 8 == 0 for size in function.sizes)
+    assert function.batch_size >= batch_size
+    assert len(function.sizes) <= 5
+
+
+def test_rows_are_really_spread(params):
+    function = ShardedFunction(work, params, batch_size=16)
+    result, count = function._dispatch(np.ones((16, 12), np.float32))
+    assert count == 16
+    assert {s.device for s in result.addressable_shards} == set(jax.devices())
+    assert all(s.data.shape == (2, 6) for s in result.addressable_shards)
+
+
+def test_an_unknown_mode_is_named(params):
+    with pytest.raises(ValueError, match="'pamp'.*Did you mean 'pmap'"):
+        ShardedFunction(work, params, batch_size=8, mode="pamp")
