@@ -243,9 +243,8 @@ def _rgb(image: Image.Image) -> np.ndarray:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         grey = _eight_bits(np.asarray(image), image.mode)
         return np.repeat(grey[:, :, None], 3, axis=2)
-    # convert() would warn of a palette's transparency, which has no say in RGB.
-    image.info.pop("transparency", None)
-    return np.array(image.convert("RGB"))
+    # convert() would copy what is RGB already.
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _eight_bits(grey: np.ndarray, mode: str) -> np.ndarray:

@@ -135,7 +135,7 @@ def open_clip_twin(folder: str | Path, twin: str | Path) -> None:
                 out |= {f"{b}.{n}.{end}": hf[f"{a}.{m}.{end}"] for m, n in names.items()}
                 qkv = [hf[f"{a}.self_attn.{x}_proj.{end}"] for x in "qkv"]
                 out[f"{b}.attn.in_proj_{end}"] = np.concatenate(qkv)
-    out = {name: np.ascontiguousarray(value) for name, value in out.items()}
+    out = {name: np.array(value, order="C") for name, value in out.items()}
     save_file(out, twin / "open_clip_model.safetensors")
     config = {
         "model_cfg": {

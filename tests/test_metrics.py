@@ -84,6 +84,8 @@ def test_ties():
     assert tpr_at_fpr(labels, scores, 0.24) == 0
     assert tpr_at_fpr(labels, scores, 0.25) == 0.75
     assert equal_error_rate(labels, scores) == pytest.approx(0.25)
+    # A threshold between two others on one line of the curve can be chosen too.
+    assert tpr_at_fpr([1, 0, 1, 0], [0.9, 0.9, 0.5, 0.5], 0.5) == 0.5
     # The order of tied images must not matter.
     mixed = np.random.default_rng(0).permutation(8)
     for curve in CURVES:
@@ -138,6 +140,7 @@ def test_calibration_error_by_hand():
     assert expected_calibration_error([0, 1], [0.49, 1.0], bins=2) == pytest.approx(
         0.245
     )
+    assert expected_calibration_error([1, 0], [0.5, 1.0], bins=2) == pytest.approx(0.25)
     assert expected_calibration_error([0, 1], [0.0, 1.0]) == 0
     assert expected_calibration_error([1, 0], [0.0, 1.0]) == 1
 

@@ -205,36 +205,45 @@ class TextTower(nn.Module):
         return _dense(c.embed_dim, self.dtype, name="projection", use_bias=False)(x)
 
 
-class Model(nn.Module):
-    """Both towers; `apply` with `method="encode_image"` or `"encode_text"`.
+def encode_image(params, views, *, config: Config, dtype) -> jax.Array:
+    """The image tower as a pure function.
 
-    Attributes:
+    Args:
+      params: the "vision" tree.
+      views: uint8 `[B, S, S, 3]`.
       config: the checkpoint's.
-      dtype: float32 (the reference) or bfloat16; weights and activations. LayerNorm
+      dtype: float32 (the reference) or bfloat16, of weights and activations; LayerNorm
         statistics and softmax are float32 in both.
+
+    Returns:
+      float32 `[B, D]`, un-normalised.
     """
+    return VisionTower(config, dtype).apply({"params": params}, views).astype("float32")
 
-    config: Config
-    dtype: Any = jnp.float32
 
-    def setup(self):
-        self.vision = VisionTower(self.config, self.dtype)
-        self.text = TextTower(self.config, self.dtype)
+def encode_text(params, tokens, *, config: Config, dtype) -> jax.Array:
+    """The text tower as a pure function: int32 `[B, T]` -> float32 `[B, D]`.
+
+    Args:
+      params: the "text" tree.
+      tokens: see `TextTower`.
+      config, dtype: as for `encode_image`.
+    """
+    return TextTower(config, dtype).apply({"params": params}, tokens).astype("float32")
+
+
+def param_shapes(config: Config, dtype) -> dict[str, Any]:
+    """Returns the tree of all parameters as shapes, without memory."""
+    size = config.image_size
+    views = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
+    tokens = jax.ShapeDtypeStruct((1, config.context_length), jnp.int32)
+    key = jax.random.key(0)
+    return {
+        "vision": jax.eval_shape(VisionTower(config, dtype).init, key, views)["params"],
+        "text": jax.eval_shape(TextTower(config, dtype).init, key, tokens)["params"],
         # exp() of it scales cosines to CLIP's zero-shot logits.
-        self.logit_scale = self.param(
-            "logit_scale", nn.initializers.zeros, (), jnp.float32
-        )
-
-    def encode_image(self, views):
-        """uint8 `[B, S, S, 3]` -> float32 `[B, D]`, un-normalised."""
-        return self.vision(views).astype(jnp.float32)
-
-    def encode_text(self, tokens):
-        """int32 `[B, T]` -> float32 `[B, D]`, un-normalised."""
-        return self.text(tokens).astype(jnp.float32)
-
-    def __call__(self, views, tokens):
-        return self.encode_image(views), self.encode_text(tokens)
+        "logit_scale": jax.ShapeDtypeStruct((), jnp.float32),
+    }
 
 
 # ---- Reading a checkpoint's configuration -------------------------------------------

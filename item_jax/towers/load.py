@@ -50,12 +50,15 @@ TEXT_BUCKETS = (8, 16, 24, 32, 48)
 
 
 class Towers:
-    """A CLIP model ready to embed; `params` and two pure functions underneath.
+    """A CLIP model ready to embed.
+
+    Underneath are `params` and the pure functions `clip_vit.encode_image` and
+    `clip_vit.encode_text`.
 
     Attributes:
       name: the folder or repository it was loaded from.
       config: its `clip_vit.Config`.
-      params: nested dictionary of arrays.
+      params: nested dictionary of NumPy arrays: "vision", "text", "logit_scale".
       dtype: "float32" or "bfloat16", of weights and activations.
       tokenizer: a transformers tokenizer.
     """
@@ -68,8 +71,7 @@ class Towers:
         self.dtype = dtype
         self.tokenizer = tokenizer
         self._files = tuple(files)
-        self._model = clip_vit.Model(config, DTYPES[dtype])
-        self._functions: dict[Any, ShardedFunction] = {}
+        self._encoders: dict[Any, ShardedFunction] = {}
 
     @property
     def embed_dim(self) -> int:
@@ -90,30 +92,28 @@ class Towers:
                 digest.update(hashlib.file_digest(f, "sha256").digest())
         return digest.hexdigest()
 
-    def image_function(self, params, views):
-        """Pure: uint8 `[B, S, S, 3]` -> float32 `[B, D]`, un-normalised."""
-        return self._model.apply({"params": params}, views, method="encode_image")
-
-    def text_function(self, params, tokens):
-        """Pure: int32 `[B, T]` -> float32 `[B, D]`, un-normalised."""
-        return self._model.apply({"params": params}, tokens, method="encode_text")
-
     def image_encoder(self, *, batch_size=256, mode="jit", devices=None):
         """Returns the image tower as a `ShardedFunction`, made once per setting."""
-        return self._encoder(self.image_function, batch_size, mode, devices)
+        return self._encoder(
+            clip_vit.encode_image, "vision", batch_size, mode, devices
+        )
 
     def text_encoder(self, *, batch_size=256, mode="jit", devices=None):
         """Returns the text tower as a `ShardedFunction`, made once per setting."""
-        return self._encoder(self.text_function, batch_size, mode, devices)
+        return self._encoder(clip_vit.encode_text, "text", batch_size, mode, devices)
 
-    def _encoder(self, fn, batch_size, mode, devices):
+    def _encoder(self, fn, tower, batch_size, mode, devices):
         devices = tuple(devices or jax.local_devices())
-        key = (fn.__name__, batch_size, mode, devices)
-        if key not in self._functions:
-            self._functions[key] = ShardedFunction(
-                fn, self.params, batch_size=batch_size, mode=mode, devices=devices
+        key = (tower, batch_size, mode, devices)
+        if key not in self._encoders:
+            self._encoders[key] = ShardedFunction(
+                functools.partial(fn, config=self.config, dtype=DTYPES[self.dtype]),
+                self.params[tower],
+                batch_size=batch_size,
+                mode=mode,
+                devices=devices,
             )
-        return self._functions[key]
+        return self._encoders[key]
 
     def encode_image(self, views, **options) -> np.ndarray:
         """Embeds views.
@@ -307,14 +307,7 @@ def _weight_files(source, folder, whole, revision, remote) -> list[Path]:
 
 def _read_params(source, files, config, scheme, dtype) -> dict:
     """Fills the model's parameters from safetensors, strictly both ways."""
-    model = clip_vit.Model(config, dtype)
-    size = config.image_size
-    shapes = jax.eval_shape(
-        model.init,
-        jax.random.key(0),
-        jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8),
-        jax.ShapeDtypeStruct((1, config.context_length), jnp.int32),
-    )["params"]
+    shapes = clip_vit.param_shapes(config, dtype)
     wanted = flax.traverse_util.flatten_dict(shapes, sep="/")
     where = {}
     for file in files:

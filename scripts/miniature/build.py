@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import zipfile
@@ -27,7 +29,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 SEED = 20
-STEPS = {"clip": 2000, "vae": 2000, "gan": 2000, "flow": 3000}  # at effort 1
+STEPS = {"clip": 1500, "vae": 1500, "gan": 1500, "flow": 2000}  # at effort 1
 TRAIN_SCENES, HELD_OUT_SCENES = 30_000, 1_000
 # Image sets: (split, generator) -> images a class. Scenes are seeded by
 # [SEED, number of the split, number of the scene]; no number serves twice.
@@ -68,6 +70,7 @@ def _draw(job: tuple[int, int]) -> tuple[scenes.Scene, list[np.ndarray]]:
     return scene, [scenes.object_view(scene.image, b) for _, _, b in scene.objects]
 
 
+@functools.cache
 def draw_pool(split: int, count: int) -> Pool:
     """Draws `count` scenes; the same ones each time."""
     with multiprocessing.get_context("spawn").Pool(2) as workers:
@@ -86,22 +89,22 @@ def draw_pool(split: int, count: int) -> Pool:
     )
 
 
-def train_stage(stage: str, workdir: Path, effort: float) -> None:
+def train_stage(stage: str, workdir: Path, effort: float, minutes: float) -> None:
     """Trains the CLIP or one generator, unless the working folder has it."""
     folder = workdir / stage
     if (folder / "facts.json").exists():
         print(f"{stage}: already in {folder}")
         return
     folder.mkdir(parents=True, exist_ok=True)
-    print(f"{stage}: drawing {TRAIN_SCENES} scenes", flush=True)
     pool = draw_pool(TRAIN, TRAIN_SCENES)
     steps = max(1, round(STEPS[stage] * effort))
+    how = {"steps": steps, "minutes": minutes, "seed": SEED}
     if stage == "clip":
-        facts = clip_training.train(pool, folder / "model", steps=steps, seed=SEED)
+        facts = clip_training.train(pool, folder / "model", **how)
         held_out = draw_pool(HELD_OUT, HELD_OUT_SCENES)
         facts["held_out"] = clip_training.measure(folder / "model", held_out)
     else:
-        model, facts = generators.train(stage, pool, steps=steps, seed=SEED)
+        model, facts = generators.train(stage, pool, **how)
         save_file(model.state_dict(), folder / "model.safetensors")
     print(stage, json.dumps(facts, indent=2), flush=True)
     (folder / "facts.json").write_text(json.dumps(facts))
@@ -276,15 +279,23 @@ def main() -> None:
         help="factor on all training steps (default: %(default)s)",
     )
     parser.add_argument(
+        "--minutes",
+        type=float,
+        default=math.inf,
+        help="the most a training may take; its schedule shortens to fit"
+        " (default: no limit)",
+    )
+    parser.add_argument(
         "--threads", type=int, default=2, help="PyTorch threads (default: %(default)s)"
     )
     args = parser.parse_args()
-    if args.effort <= 0:
-        parser.error(f"--effort must be above 0, found {args.effort}")
+    for name in ("effort", "minutes", "threads"):
+        if not getattr(args, name) > 0:
+            parser.error(f"--{name} must be above 0, found {getattr(args, name)}")
     torch.set_num_threads(args.threads)
     for stage in STEPS:
         if stage in args.stages:
-            train_stage(stage, args.workdir, args.effort)
+            train_stage(stage, args.workdir, args.effort, args.minutes)
     if "zip" in args.stages:
         missing = [s for s in STEPS if not (args.workdir / s / "facts.json").exists()]
         if missing:

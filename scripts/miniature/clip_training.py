@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pace import Pace
 from scenes import SIDE, all_phrases
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
-from tqdm import tqdm
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # OpenAI CLIP's image statistics
@@ -117,7 +116,9 @@ def text_units(model: CLIPModel, ids: torch.Tensor) -> torch.Tensor:
     )
 
 
-def train(pool, out: Path, *, steps: int, seed: int, batch: int = 128) -> dict:
+def train(
+    pool, out: Path, *, steps: int, minutes: float, seed: int, batch: int = 96
+) -> dict:
     """Contrastive training on scenes with sentences and on crops with phrases.
 
     Besides the batch's other sentences, each image is contrasted with a sentence
@@ -128,6 +129,7 @@ def train(pool, out: Path, *, steps: int, seed: int, batch: int = 128) -> dict:
         pool: the training scenes (`build.Pool`).
         out: folder to save model, tokenizer and preprocessor to.
         steps: optimiser steps.
+        minutes: the most it may take; the schedule shortens to fit.
         seed: of the weights and of the order of batches.
         batch: scenes a step, and as many crops.
 
@@ -152,18 +154,13 @@ def train(pool, out: Path, *, steps: int, seed: int, batch: int = 128) -> dict:
         lr=1e-3,
         betas=(0.9, 0.98),
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser,
-        lambda s: (
-            min((s + 1) / (0.06 * steps + 1), 1)
-            * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * s / steps)))
-        ),
-    )
     scenes, count = len(pool.captions), len(crop_phrase)
     labels = torch.arange(batch)
-    started = time.time()
-    bar = tqdm(range(steps), desc="clip", mininterval=10)
-    for step in bar:
+    pace = Pace("clip", steps, minutes)
+    for step, done in pace:
+        rate = 1e-3 * min(1, (step + 1) / 60) * (1 + math.cos(math.pi * done)) / 2
+        for group in optimiser.param_groups:
+            group["lr"] = rate
         i = rng.choice(scenes, batch, replace=False)
         j = rng.choice(count, batch, replace=False)
         x = pixels(np.concatenate([pool.images[i], pool.crops[j]]))
@@ -190,10 +187,8 @@ def train(pool, out: Path, *, steps: int, seed: int, batch: int = 128) -> dict:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
-        schedule.step()
         if step % 50 == 0:
-            bar.set_postfix(loss=f"{loss.item():.3f}", scale=f"{scale.item():.0f}")
-    minutes = (time.time() - started) / 60
+            pace.bar.set_postfix(loss=f"{loss.item():.3f}", scale=f"{scale.item():.0f}")
     with torch.no_grad():
         model.logit_scale.clamp_(max=math.log(100))
     model.half().save_pretrained(out)
@@ -204,8 +199,7 @@ def train(pool, out: Path, *, steps: int, seed: int, batch: int = 128) -> dict:
         image_mean=MEAN,
         image_std=STD,
     ).save_pretrained(out)
-    parameters = sum(p.numel() for p in model.parameters())
-    return {"parameters": parameters, "steps": steps, "minutes": round(minutes, 1)}
+    return {"parameters": sum(p.numel() for p in model.parameters()), **pace.facts()}
 
 
 @torch.no_grad()
