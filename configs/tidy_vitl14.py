@@ -2,8 +2,9 @@
 
     item-jax train --config=configs/tidy_vitl14.py --workdir RUN
 
-It reads the same embeddings as ITEM. The paper reports a mean of 89.71 ACC and 97.03 AP
-over the 16 columns of its Tables 1 and 2; nobody has reproduced that with this code yet.
+It reads the same embeddings as ITEM. The paper reports a mean of 89.71 ACC and 97.03
+AP over the 16 columns of its Tables 1 and 2; nobody has reproduced that with this code
+yet.
 """
 
 from item_jax import config

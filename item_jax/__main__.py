@@ -58,9 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         )
         p.set_defaults(run=run)
         if stage:
-            p.add_argument(
-                "--config", help="run card, such as configs/item_vitl14.py"
-            )
+            p.add_argument("--config", help="run card, such as configs/item_vitl14.py")
             p.add_argument("--workdir", required=True, help="where results go")
         return p
 
@@ -254,16 +252,15 @@ def embed(arguments) -> int:
 
 def train(arguments) -> int:
     """`item-jax train`."""
-    from tqdm.auto import tqdm
-
     from item_jax.cache import EmbeddingCache
+    from item_jax.progress import progress
     from item_jax.train import train_heads
 
     c = _config(arguments)
     workdir = Path(arguments.workdir)
     cache = EmbeddingCache(workdir / "embeddings")
     start = time.perf_counter()
-    with tqdm(desc="train", total=c.train.epochs, unit="epoch", disable=None) as bar:
+    with progress("train", c.train.epochs, "epoch") as bar:
 
         def on_epoch(epoch, losses):
             bar.update(epoch - bar.n)

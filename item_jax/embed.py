@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,11 @@ from typing import Any
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from tqdm.auto import tqdm
 
 from item_jax import pipeline
 from item_jax.cache import STORAGE, EmbeddingCache, Embeddings
 from item_jax.config import nearest
+from item_jax.progress import progress
 from item_jax.records import Record
 from item_jax.towers.load import Towers
 
@@ -186,13 +185,7 @@ def embed_records(
         queue, root=images, config=config, image_size=towers.image_size
     )
     failed = 0
-    with tqdm(
-        desc="embed",
-        total=len(queue),
-        unit="img",
-        disable=None if jax.process_index() == 0 else True,
-        file=sys.stderr,
-    ) as bar:
+    with progress("embed", len(queue), "img", show=jax.process_index() == 0) as bar:
         for i in todo:
             count = len(records[i * size : (i + 1) * size])
             shard = _counted(itertools.islice(items, count), bar)

@@ -114,7 +114,9 @@ def evaluate_heads(
     labels = np.array([LABELS.get(row["label"], -1) for row in rows])
     groups = _group(rows, labels)
 
-    per_seed = [_summaries(groups, labels, scores[k], threshold) for k in range(len(heads))]
+    per_seed = [
+        _summaries(groups, labels, scores[k], threshold) for k in range(len(heads))
+    ]
     results = per_seed[0]
     for name, index in groups.items():
         if config.evaluate.bootstrap:
@@ -200,7 +202,9 @@ def _intervals(labels, scores, config) -> dict[str, Any]:
         "auc": metrics.roc_auc,
     }
     return {
-        name: metrics.bootstrap(labels, scores, f, samples=c.bootstrap, seed=config.seed)
+        name: metrics.bootstrap(
+            labels, scores, f, samples=c.bootstrap, seed=config.seed
+        )
         for name, f in functions.items()
     }
 
@@ -254,11 +258,15 @@ def table(results: dict[str, Any]) -> str:
 
     def percent(value, form="8.2f"):
         blank = form.split(".")[0]
-        return format(100 * value, form) if value is not None else format("-", f">{blank}")
+        return (
+            format(100 * value, form) if value is not None else format("-", f">{blank}")
+        )
 
     def line(name, n, figures, interval, rival_figures):
         low_high = (
-            f"{100 * interval[0]:5.1f}-{100 * interval[1]:<5.1f}" if interval else " " * 11
+            f"{100 * interval[0]:5.1f}-{100 * interval[1]:<5.1f}"
+            if interval
+            else " " * 11
         )
         text = f"{name:<{width}}{n:>6}" + "".join(
             percent(figures.get(k)) for k in ("acc", "ap", "auc")

@@ -116,9 +116,9 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     taken. EXIF orientation is applied; an EXIF block that cannot be read, or holds a
     value outside 1..8, counts as none. Colours become RGB as `Image.convert("RGB")`
     makes them, which is what CLIP's and UniFD's loaders do: alpha and transparency are
-    dropped (not blended), palettes looked up, CMYK and YCbCr converted, and an embedded
-    colour profile is not applied. Grey of more than 8 bits, which that call clips to
-    white, is scaled instead:
+    dropped (not blended with white, as newer releases of transformers do), palettes
+    looked up, CMYK and YCbCr converted, and an embedded colour profile is not applied.
+    Grey of more than 8 bits, which that call clips to white, is scaled instead:
 
     * 16 bits (mode `I;16`): the high byte, as Pillow reads 16-bit colour;
     * 32-bit integers (`I`): values up to 255 as they are, up to 65535 the high byte;

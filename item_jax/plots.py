@@ -71,7 +71,7 @@ def auc_bars(results: dict[str, Any]) -> Figure:
     rivals = [r for r in results["baselines"] if r != "constant"]
     series = [(results["head"]["misalignment"]["name"], results["generators"])]
     series += [(r, results["baselines"][r]["generators"]) for r in rivals]
-    figure, axis = plt.subplots(figsize=(1.2 + 1.6 * len(names), 3))
+    figure, axis = plt.subplots(figsize=(2.4 + 1.6 * len(names), 3))
     width = 0.8 / len(series)
     for k, (title, generators) in enumerate(series):
         x = np.arange(len(names)) + (k - (len(series) - 1) / 2) * width
@@ -87,7 +87,7 @@ def auc_bars(results: dict[str, Any]) -> Figure:
     axis.set_xticks(np.arange(len(names)), names)
     axis.set_ylim(0, 1.02)
     axis.set_ylabel("AUC")
-    axis.legend(fontsize="small", loc="lower right")
+    axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     figure.tight_layout()
     return figure
 

@@ -132,7 +132,9 @@ def open_clip_twin(folder: str | Path, twin: str | Path) -> None:
             for i in range(c["num_hidden_layers"]):
                 a = f"{tower}.encoder.layers.{i}"
                 b = f"{prefix}transformer.resblocks.{i}"
-                out |= {f"{b}.{n}.{end}": hf[f"{a}.{m}.{end}"] for m, n in names.items()}
+                out |= {
+                    f"{b}.{n}.{end}": hf[f"{a}.{m}.{end}"] for m, n in names.items()
+                }
                 qkv = [hf[f"{a}.self_attn.{x}_proj.{end}"] for x in "qkv"]
                 out[f"{b}.attn.in_proj_{end}"] = np.concatenate(qkv)
     out = {name: np.array(value, order="C") for name, value in out.items()}

@@ -13,9 +13,9 @@ os.environ["MPLBACKEND"] = "Agg"
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
-import random_clip  # noqa: E402
 from PIL import Image  # noqa: E402
 
+import random_clip  # noqa: E402
 from item_jax import config as config_lib  # noqa: E402
 from item_jax.records import Object, Record  # noqa: E402
 from item_jax.towers.load import load_towers  # noqa: E402

@@ -2,8 +2,8 @@ import dataclasses
 
 import numpy as np
 import pytest
-import random_clip
 
+import random_clip
 from item_jax import ItemDetector, images, plots
 from item_jax.embed import embed_records
 from item_jax.evaluate import score

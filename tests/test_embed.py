@@ -267,7 +267,9 @@ def test_thresholds_choose_the_objects(photos, config, tmp_path):
     Image.new("RGB", (100, 100), "red").save(tmp_path / "a.png")
     boxes = [(0, 0, 0.5, 0.5)] * 4 + [(0, 0, 0.05, 0.5)]
     scores = [0.4, 0.2, 0.9, 0.4, 0.8]
-    objects = tuple(Object(f"o{i}", b, s) for i, (b, s) in enumerate(zip(boxes, scores)))
+    objects = tuple(
+        Object(f"o{i}", b, s) for i, (b, s) in enumerate(zip(boxes, scores))
+    )
     record = Record("a.png", caption="x", objects=objects)
     item = pipeline.load(record, root=tmp_path, config=config, image_size=32)
     # o1 is under the threshold of 0.3, o4 is 5 pixels wide.

@@ -11,13 +11,14 @@ PACKAGE = Path(__file__).parent.parent / "item_jax"
 
 # A file may import what stands in a lower storey, and what its own line names besides.
 STOREYS = [
-    {"config", "records", "images", "perturb", "metrics"},
+    {"config", "records", "images", "perturb", "metrics", "progress"},
     {"sharding", "misalignment", "heads"},
     {"towers", "datasets"},
     {"pipeline", "cache"},
     {"embed"},
     {"train", "baselines", "evaluate"},
-    {"detector", "plots"},
+    {"detector"},
+    {"plots"},
     {"__main__"},
 ]
 BESIDES = {
@@ -96,6 +97,8 @@ def test_storey_0_loads_no_jax():
 
 def test_everything_together_loads_neither_torch_nor_tensorflow():
     names = ", ".join(f"item_jax.{n}" for rooms in STOREYS for n in sorted(rooms))
-    loaded = loaded_by(f"import {names}, item_jax.towers.load, item_jax.datasets.folder")
+    loaded = loaded_by(
+        f"import {names}, item_jax.towers.load, item_jax.datasets.folder"
+    )
     assert "jax" in loaded
     assert not loaded & FOREIGN

@@ -33,7 +33,9 @@ def test_eight_devices_equal_one(mode, count, params):
         np.concatenate(found), np.concatenate(list(one.stream(batches))), atol=1e-6
     )
     np.testing.assert_allclose(
-        np.concatenate(found), np.tanh(rows @ params["w"] + params["b"][None]), atol=1e-5
+        np.concatenate(found),
+        np.tanh(rows @ params["w"] + params["b"][None]),
+        atol=1e-5,
     )
 
 

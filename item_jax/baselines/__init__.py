@@ -1,8 +1,9 @@
 """Rivals and trivial baselines on the same cache, one file each.
 
 A baseline is a module with `fit(parts) -> state`, `score(state, part) -> [n]` and
-`LEARNS`, whether it needs real and fake images to fit on: `parts` are the labelled `item_jax.cache.Embeddings` of the training set, `part` some
-of the test set, scores are P(fake) in [0, 1]. A module is found by its file name.
+`LEARNS`, whether it needs real and fake images to fit on. `parts` are the labelled
+`item_jax.cache.Embeddings` of the training set, `part` some of the test set, scores
+are P(fake) in [0, 1]. A module is found by its file name.
 """
 
 from __future__ import annotations
