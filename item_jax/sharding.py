@@ -11,11 +11,13 @@ sees padding.
 from __future__ import annotations
 
 import collections
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from item_jax.config import nearest
@@ -24,6 +26,40 @@ MODES = ("jit", "pmap")
 
 # Batches on their way at once: one is computed, one transferred, one read back.
 IN_FLIGHT = 3
+
+
+def initialize() -> None:
+    """Joins the processes of one run (`jax.distributed`), before any other JAX call.
+
+    Cloud TPU pods, SLURM and Kubernetes are recognised by JAX itself; anywhere else the
+    variables `JAX_COORDINATOR_ADDRESS` (host:port of process 0), `JAX_NUM_PROCESSES`
+    and `JAX_PROCESS_ID` say who belongs together.
+
+    Raises:
+      ValueError: when only some of the variables are set, or nothing says who belongs
+        together.
+    """
+    names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    values = [os.environ.get(name) for name in names]
+    missing = [name for name, value in zip(names, values) if not value]
+    if 0 < len(missing) < 3:
+        raise ValueError(f"{', '.join(missing)} must be set too, as {names} go together")
+    if not missing:
+        address, count, index = values
+        jax.distributed.initialize(address, int(count), int(index))
+    else:
+        jax.distributed.initialize()
+
+
+def leads() -> bool:
+    """Whether this is the process that prints and writes what is written once."""
+    return jax.process_index() == 0
+
+
+def barrier(name: str) -> None:
+    """Waits until every process of the run has come here; alone, does nothing."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
 
 
 def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:

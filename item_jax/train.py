@@ -3,7 +3,9 @@
 The misalignments of the whole training set stay on the device and an epoch is one
 compiled scan over its mini-batches. Several heads (seeds, and variants of D) train
 side by side under `vmap`. Orbax checkpoints between epochs make a stopped run resume
-exactly: the order of an epoch depends on seed and epoch alone.
+exactly: the order of an epoch depends on seed and epoch alone. In a multi-process run
+every process trains the same heads on the same data, bit for bit: a head is seconds of
+work, less than what the communication of sharing it out would cost.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ from ml_collections import ConfigDict
 from item_jax import heads
 from item_jax.cache import EmbeddingCache
 from item_jax.config import to_json
+from item_jax.records import write_json
+from item_jax.sharding import barrier, leads
 
 
 def fit(
@@ -136,10 +140,11 @@ class _Checkpoints:
         if self.folder is None:
             return self
         mark = self.folder / "run.json"
-        if mark.is_file() and json.loads(mark.read_text()) != self.run_id:
-            shutil.rmtree(self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        mark.write_text(json.dumps(self.run_id))
+        if leads():
+            if mark.is_file() and json.loads(mark.read_text()) != self.run_id:
+                shutil.rmtree(self.folder)
+            write_json(mark, self.run_id)
+        barrier("checkpoints")
         options = ocp.CheckpointManagerOptions(max_to_keep=1)
         self.manager = ocp.CheckpointManager(self.folder / "steps", options=options)
         return self
@@ -153,12 +158,13 @@ class _Checkpoints:
         step = None if self.folder is None else self.manager.latest_step()
         if step is None:
             return 0, state
-        target = ocp.args.StandardRestore(state)
+        target = ocp.args.StandardRestore(jax.device_get(state))
         return step, self.manager.restore(step, args=target)
 
     def save(self, epoch: int, state) -> None:
         """Saves; complete or absent, whatever happens."""
         if self.folder is not None:
+            state = jax.device_get(state)  # alike in every process; Orbax writes one
             self.manager.save(epoch, args=ocp.args.StandardSave(state))
 
 
@@ -247,7 +253,7 @@ def train_heads(
             },
         }
         made.append(heads.Head(info, params))
-    if workdir is not None:
+    if workdir is not None and leads():
         for k, head in enumerate(made):
             head.save(workdir / "head" / (f"seed-{seeds[k]}" if k else ""))
         with open(workdir / "metrics.jsonl", "a", encoding="utf-8") as f:

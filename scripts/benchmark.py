@@ -1,0 +1,119 @@
+"""How fast, beside what one would otherwise run: all figures of the README.
+
+Ours and its peers run in one process in turn, after their results have been compared;
+medians of repeated rounds, ratios from the same rounds. Needs torch.
+
+    python scripts/benchmark.py --suite towers
+    python scripts/benchmark.py --suite all --json scripts/benchmark_results/cpu.json
+    python scripts/benchmark.py --table scripts/benchmark_results/cpu.json
+
+Suites: towers, embedding, head, growth, devices. On a GPU add --dtype bfloat16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib
+import json
+import os
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+
+SUITES = ("towers", "embedding", "head", "growth", "devices")
+
+
+def machine() -> dict:
+    """Says what ran this."""
+    import jax
+
+    device = jax.devices()[0]
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((x.split(": ")[1] for x in lines if x.startswith("model name")), cpu)
+    names = ("jax", "jaxlib", "flax", "torch", "transformers", "numpy", "onnxruntime")
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "date": datetime.date.today().isoformat(),
+        "backend": jax.default_backend(),
+        "device": device.device_kind if jax.default_backend() != "cpu" else cpu,
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "versions": versions,
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    }
+
+
+def table(report: dict) -> str:
+    """Returns the rows of a report as Markdown, a table a suite."""
+    m = report["machine"]
+    lines = [
+        f"{m['device']}, {m['cores']} cores, {m['backend']}, {m['date']}; "
+        + ", ".join(f"{k} {v}" for k, v in m["versions"].items())
+    ]
+    for suite, rows in report["suites"].items():
+        columns = list(dict.fromkeys(k for row in rows for k in row))
+        lines += ["", f"**{suite}**", "", "| " + " | ".join(columns) + " |"]
+        lines.append("|" + " --- |" * len(columns))
+        for row in rows:
+            cells = [_cell(row.get(column)) for column in columns]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(value) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return str(value)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--suite", choices=(*SUITES, "all"), default="all")
+    parser.add_argument("--json", type=Path, help="write (or add to) this report")
+    parser.add_argument("--table", type=Path, help="print the table of a report")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument(
+        "--sizes", nargs="+", default=["ViT-B-32", "ViT-B-16", "ViT-L-14"]
+    )
+    parser.add_argument("--quick", action="store_true", help="small counts: a rehearsal")
+    arguments = parser.parse_args()
+    if arguments.table:
+        print(table(json.loads(arguments.table.read_text())))
+        return 0
+
+    # JAX and torch share a GPU here: neither may take all of its memory at once.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    report = {"machine": machine(), "suites": {}}
+    if arguments.json and arguments.json.exists():
+        report["suites"] = json.loads(arguments.json.read_text())["suites"]
+    chosen = SUITES if arguments.suite == "all" else (arguments.suite,)
+    for name in chosen:
+        print(f"== {name}", file=sys.stderr, flush=True)
+        rows = []
+        for row in importlib.import_module(f"benchmarks.{name}").run(arguments):
+            print(json.dumps(row), file=sys.stderr, flush=True)
+            rows.append(row)
+        report["suites"][name] = rows
+        if arguments.json:
+            arguments.json.parent.mkdir(parents=True, exist_ok=True)
+            arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+    print(table(report))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""Contestants run in turn, round after round, so that noise meets all alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+
+def race(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str, dict]:
+    """Times functions against each other.
+
+    Args:
+      contestants: name -> function that does all its work before it returns; the
+        first is ours. Each is called once beforehand, unmeasured.
+      rounds: how often each is called.
+
+    Returns:
+      name -> {"seconds": median, "spread": interquartile range over median}, and for
+      every name but the first "ratio": the median over rounds of its time over ours in
+      the same round (above 1: ours is faster).
+    """
+    for run in contestants.values():
+        run()
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, run in contestants.items():
+            start = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - start)
+    ours = np.array(next(iter(times.values())))
+    result = {}
+    for name, seconds in times.items():
+        seconds = np.array(seconds)
+        low, median, high = np.percentile(seconds, (25, 50, 75))
+        result[name] = {"seconds": float(median), "spread": float((high - low) / median)}
+        result[name]["ratio"] = float(np.median(seconds / ours))
+    return result
+
+
+def unit(x) -> np.ndarray:
+    """Rows over their L2 norm, float64."""
+    x = np.asarray(x, np.float64)
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def check_equal(ours, theirs, limit: float) -> None:
+    """Stops the benchmark when two results are not the same embeddings."""
+    worst = np.abs(unit(ours) - unit(theirs)).max()
+    if not worst <= limit:
+        raise SystemExit(f"results differ by {worst:.1e} (limit {limit:.0e}): no timing")
