@@ -317,31 +317,31 @@ def _read_params(source, files, config, scheme, dtype) -> dict:
             raise ValueError(f"{file} is no whole safetensors file: {e}") from e
         where |= dict.fromkeys(handle.keys(), handle)
     table = clip_vit.TABLES[scheme]
-    layers = {"vision": config.vision.layers, "text": config.text.layers}
     used: set[str] = set()
     problems: list[str] = []
     params = {}
     for path, target in wanted.items():
-        keys, arrange = table[path]
-        keys = (keys,) if isinstance(keys, str) else keys
-        stacked = "{i}" in keys[0]
-        count = layers[path.split("/")[0]] if stacked else 1
-        shape = target.shape[1:] if stacked else target.shape
-        value = np.empty((count, *shape), target.dtype)
-        for i in range(count):
-            names = [key.format(i=i) for key in keys]
-            used.update(names)
-            absent = [name for name in names if name not in where]
-            problems += [f"missing {name}" for name in absent]
-            if absent:
-                continue
-            parts = [where[n].get_tensor(n) for n in names]
-            try:
-                value[i] = _laid_out(parts, arrange, shape)
-            except ValueError:
-                found = " + ".join(f"{n} {list(t.shape)}" for n, t in zip(names, parts))
-                problems.append(f"misshapen {found} for our {path} {list(shape)}")
-        params[path] = value if stacked else value[0]
+        layer = re.search(r"block_(\d+)", path)
+        keys, arrange = table[re.sub(r"block_\d+", "block_{i}", path)]
+        names = [
+            key.format(i=layer and layer[1])
+            for key in ((keys,) if isinstance(keys, str) else keys)
+        ]
+        used.update(names)
+        absent = [name for name in names if name not in where]
+        problems += [f"missing {name}" for name in absent]
+        if absent:
+            continue
+        parts = [where[name].get_tensor(name) for name in names]
+        try:
+            laid_out = [arrange(t) for t in parts]
+            value = laid_out[0] if len(parts) == 1 else np.concatenate(laid_out, -1)
+        except ValueError:  # of another rank than a weight of this kind has
+            value = parts[0]
+        if value.shape != target.shape:
+            found = " + ".join(f"{n} {list(t.shape)}" for n, t in zip(names, parts))
+            problems.append(f"misshapen {found} for our {path} {list(target.shape)}")
+        params[path] = np.ascontiguousarray(value, target.dtype).reshape(value.shape)
     problems += [
         f"extra {name}"
         for name in sorted(set(where) - used)
@@ -355,13 +355,6 @@ def _read_params(source, files, config, scheme, dtype) -> dict:
             f"{len(problems)} differences):\n  {shown}{more}"
         )
     return flax.traverse_util.unflatten_dict(params, sep="/")
-
-
-def _laid_out(parts, arrange, shape) -> np.ndarray:
-    value = np.concatenate([arrange(t) for t in parts], axis=-1) if shape else parts[0]
-    if value.shape != shape:  # assignment would broadcast
-        raise ValueError
-    return value
 
 
 def _tokenizer(source: str, folder: Path):
