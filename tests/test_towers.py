@@ -10,7 +10,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 import random_clip
-from item_jax.towers import clip_vit
+from item_jax.towers import clip_vit, clip_vit_files
 from item_jax.towers.load import (
     SHORT_NAMES,
     TEXT_BUCKETS,
@@ -108,16 +108,16 @@ def test_open_clip_quick_gelu_from_the_name():
             ),
         }
     }
-    openai = clip_vit.config_from_open_clip(raw, SHORT_NAMES["ViT-B-32"])
+    openai = clip_vit_files.config_from_open_clip(raw, SHORT_NAMES["ViT-B-32"])
     assert openai.vision.activation == openai.text.activation == "quick_gelu"
-    laion = clip_vit.config_from_open_clip(raw, "laion/CLIP-ViT-B-32-laion2B")
+    laion = clip_vit_files.config_from_open_clip(raw, "laion/CLIP-ViT-B-32-laion2B")
     assert laion.vision.activation == "gelu"
     # LAION's H/14 has heads of 80, not 64.
     raw["model_cfg"]["vision_cfg"] |= dict(width=1280, head_width=80, patch_size=14)
-    assert clip_vit.config_from_open_clip(raw, "x").vision.heads == 16
+    assert clip_vit_files.config_from_open_clip(raw, "x").vision.heads == 16
     raw["model_cfg"]["vision_cfg"]["layers"] = [3, 4, 6, 3]
     with pytest.raises(ValueError, match="no plain CLIP ViT"):
-        clip_vit.config_from_open_clip(raw, "timm/resnet50_clip.openai")
+        clip_vit_files.config_from_open_clip(raw, "timm/resnet50_clip.openai")
 
 
 def test_sharded_files(tiny_clip, towers, tmp_path):
@@ -136,7 +136,7 @@ def test_sharded_files(tiny_clip, towers, tmp_path):
     assert sharded.weights_sha256 != towers.weights_sha256
 
 
-@pytest.mark.parametrize("scheme", clip_vit.TABLES)
+@pytest.mark.parametrize("scheme", clip_vit_files.TABLES)
 @pytest.mark.parametrize("size", random_clip.SIZES)
 def test_the_tables_name_every_parameter(size, scheme):
     """At the real sizes, without memory: shapes alone."""
@@ -151,8 +151,8 @@ def test_the_tables_name_every_parameter(size, scheme):
         embed_dim=s["embed_dim"],
         image_size=s.get("size", 224),
         patch_size=s["patch"],
-        image_mean=clip_vit.CLIP_MEAN,
-        image_std=clip_vit.CLIP_STD,
+        image_mean=clip_vit_files.CLIP_MEAN,
+        image_std=clip_vit_files.CLIP_STD,
         context_length=77,
         vocab_size=49408,
         eos_token_id=49407,
@@ -163,7 +163,7 @@ def test_the_tables_name_every_parameter(size, scheme):
     paths = flax.traverse_util.flatten_dict(shapes, sep="/")
     named = {
         path.format(i=i)
-        for path in clip_vit.TABLES[scheme]
+        for path in clip_vit_files.TABLES[scheme]
         for i in range(s["vision" if path.startswith("vision") else "text"][1])
     }
     assert set(paths) == named
@@ -259,7 +259,7 @@ def test_offline_is_said():
 
 def test_openai_configs_with_the_wrong_eos():
     raw = {"text_config": {"eos_token_id": 2}, "vision_config": {}}
-    assert clip_vit.config_from_hf(raw, {}).eos_token_id == 49407
+    assert clip_vit_files.config_from_hf(raw, {}).eos_token_id == 49407
 
 
 def test_tokens_keep_their_eos(towers):

@@ -1,5 +1,1 @@
-"""CLIP towers, one file per architecture; `load.py` reads checkpoints into them.
-
-A file here offers `NAME`, `Config`, `configs_from`, `Model` and the key tables
-`TABLES`, which say where each parameter stands in a checkpoint.
-"""
+"""CLIP towers: the architecture, the files it is read from, and reading them."""

@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 
 from item_jax.config import nearest
 from item_jax.sharding import ShardedFunction
-from item_jax.towers import clip_vit
+from item_jax.towers import clip_vit, clip_vit_files
 
 # Short names lead to repositories that ship safetensors of OpenAI's weights.
 SHORT_NAMES = {
@@ -94,9 +94,7 @@ class Towers:
 
     def image_encoder(self, *, batch_size=256, mode="jit", devices=None):
         """Returns the image tower as a `ShardedFunction`, made once per setting."""
-        return self._encoder(
-            clip_vit.encode_image, "vision", batch_size, mode, devices
-        )
+        return self._encoder(clip_vit.encode_image, "vision", batch_size, mode, devices)
 
     def text_encoder(self, *, batch_size=256, mode="jit", devices=None):
         """Returns the text tower as a `ShardedFunction`, made once per setting."""
@@ -220,7 +218,7 @@ def load_towers(name: str | Path, dtype: str = "float32", *, revision=None) -> T
 
     if (folder / "open_clip_config.json").is_file():
         scheme, index = "open_clip", "open_clip_model.safetensors"
-        config = clip_vit.config_from_open_clip(
+        config = clip_vit_files.config_from_open_clip(
             _read_json(folder / "open_clip_config.json"), source
         )
     elif (folder / "config.json").is_file():
@@ -232,7 +230,7 @@ def load_towers(name: str | Path, dtype: str = "float32", *, revision=None) -> T
                 "only 'clip' can be read"
             )
         preprocessor = folder / "preprocessor_config.json"
-        config = clip_vit.config_from_hf(
+        config = clip_vit_files.config_from_hf(
             raw, _read_json(preprocessor) if preprocessor.is_file() else {}
         )
     else:
@@ -316,7 +314,7 @@ def _read_params(source, files, config, scheme, dtype) -> dict:
         except SafetensorError as e:
             raise ValueError(f"{file} is no whole safetensors file: {e}") from e
         where |= dict.fromkeys(handle.keys(), handle)
-    table = clip_vit.TABLES[scheme]
+    table = clip_vit_files.TABLES[scheme]
     used: set[str] = set()
     problems: list[str] = []
     params = {}
@@ -345,7 +343,7 @@ def _read_params(source, files, config, scheme, dtype) -> dict:
     problems += [
         f"extra {name}"
         for name in sorted(set(where) - used)
-        if not re.fullmatch(clip_vit.IGNORED, name)
+        if not re.fullmatch(clip_vit_files.IGNORED, name)
     ]
     if problems:
         shown = "\n  ".join(problems[:20])
