@@ -1,9 +1,9 @@
 """CLIP with vision transformers (Radford et al., arXiv 2103.00020), in Flax Linen.
 
 Both towers are pre-LayerNorm transformers. Only one row of a tower's output is pooled
-(class token, EOS), so the last block computes that row alone, which is exact. Everything
-that differs between checkpoints (sizes, activation, epsilon, EOS rule, pixel statistics)
-is read from the checkpoint's own configuration.
+(class token, EOS), so the last block computes that row alone, which is exact. What
+differs between checkpoints (sizes, activation, epsilon, EOS rule, pixel statistics) is
+read from the checkpoint's own configuration.
 
 The layers are written out rather than stacked and scanned: measured on a CPU, a scan
 copies each layer's weights out of the stack in every call (7% of ViT-B/32's time), and
