@@ -4,8 +4,8 @@
 
 Every stage leaves its result in the working folder (`clip/`, `vae/`, `gan/`, `flow/`)
 and is skipped when that is there: delete a folder to repeat its stage. Stages may run
-side by side as processes that share the folder (`--stages`). About an hour on two CPU
-cores; `--effort 0.02` tries everything in a few minutes, with poor figures.
+side by side as processes that share the folder (`--stages`). About half an hour on two
+free CPU cores; `--effort 0.02` tries everything in a few minutes, with poor figures.
 """
 
 from __future__ import annotations
@@ -21,15 +21,17 @@ import os
 import zipfile
 from pathlib import Path
 
-import clip_training
-import generators
 import numpy as np
-import scenes
 import torch
 from safetensors.torch import load_file, save_file
 
+import camera
+import clip_training
+import generators
+import scenes
+
 SEED = 20
-STEPS = {"clip": 1500, "vae": 1500, "gan": 1500, "flow": 2000}  # at effort 1
+STEPS = {"clip": 900, "vae": 700, "gan": 700, "flow": 1500}  # at effort 1
 TRAIN_SCENES, HELD_OUT_SCENES = 30_000, 1_000
 # Image sets: (split, generator) -> images a class. Scenes are seeded by
 # [SEED, number of the split, number of the scene]; no number serves twice.
@@ -67,7 +69,7 @@ class Pool:
 
 def _draw(job: tuple[int, int]) -> tuple[scenes.Scene, list[np.ndarray]]:
     scene = scenes.draw_scene(np.random.default_rng([SEED, *job]))
-    return scene, [scenes.object_view(scene.image, b) for _, _, b in scene.objects]
+    return scene, [camera.object_view(scene.image, b) for _, _, b in scene.objects]
 
 
 @functools.cache
@@ -119,7 +121,7 @@ def draw_images(workdir: Path) -> tuple[dict[str, bytes], list[dict], list[dict]
         model.load_state_dict(load_file(workdir / family / "model.safetensors"))
         drawn = generators.draw(model.eval(), told.layouts, seed=SEED + number)
         taken = [
-            scenes.photograph(x, np.random.default_rng([SEED, CAMERA + number, i]))
+            camera.photograph(x, np.random.default_rng([SEED, CAMERA + number, i]))
             for i, x in enumerate(drawn)
         ]
         for label, pool, images in (
@@ -128,10 +130,10 @@ def draw_images(workdir: Path) -> tuple[dict[str, bytes], list[dict], list[dict]
         ):
             for i, image in enumerate(images):
                 key = f"{split}/{family}/{label}/{i:04d}.jpg"
-                data = files[key] = scenes.to_jpeg(image)
+                data = files[key] = camera.to_jpeg(image)
                 start = {"key": key, "sha256": hashlib.sha256(data).hexdigest()}
                 end = {"status": "ok", "error": None}
-                size = {"width": scenes.SIDE, "height": scenes.SIDE}
+                size = {"width": camera.SIDE, "height": camera.SIDE}
                 captions.append({**start, **size, "caption": pool.captions[i], **end})
                 phrases = [{"phrase": p, "span": s} for p, s in pool.phrases[i]]
                 boxes = [
@@ -201,12 +203,12 @@ nothing of ForenSynths or of any other benchmark of photographs.
 
 ## What is in it
 
-- `images/`: 64x64 JPEG files (quality {scenes.JPEG_QUALITY}). Real: drawn scenes, up
+- `images/`: 64x64 JPEG files (quality {camera.JPEG_QUALITY}). Real: drawn scenes, up
   to {scenes.MAX_THINGS} things on a textured ground. Fake: the same kind of scene
   drawn by a small generative model from a layout (boxes with the names of what is in
-  them, and the ground's names). Both are taken by one simulated camera (exposure, lens,
-  noise) and saved by one encoder. Real scenes of the sets are disjoint, and none was
-  used to train anything.
+  them, and the ground's names and frame). Both are taken by one simulated camera
+  (exposure, lens, noise) and saved by one encoder. Real scenes of the sets are
+  disjoint, and none was used to train anything.
 - `captions.jsonl`, `objects.jsonl`: for each image the scene's sentence, its noun
   phrases and the boxes of its things. A fake's are those of the layout it was drawn
   from, as a prompt would be. About {scenes.EMPTY_SHARE:.0%} of the scenes are empty and
@@ -221,7 +223,8 @@ nothing of ForenSynths or of any other benchmark of photographs.
 
 ## How it was made
 
-`python scripts/miniature/build.py`, seed {SEED}, PyTorch on a CPU.
+`python scripts/miniature/build.py`, seed {SEED}, PyTorch on a CPU. The clock may cut a
+training short (`--minutes`); the table has the steps taken.
 
 | model | parameters | steps | minutes |
 | --- | --- | --- | --- |

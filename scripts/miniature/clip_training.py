@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pace import Pace
-from scenes import SIDE, all_phrases
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+
+from camera import SIDE
+from pace import Pace
+from scenes import all_phrases
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # OpenAI CLIP's image statistics
 STD = (0.26862954, 0.26130258, 0.27577711)

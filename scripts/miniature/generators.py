@@ -1,8 +1,8 @@
 """Three small generative models of different families: a VAE, a GAN, a flow.
 
 Each turns a layout (boxes with the names of what is in them, and the ground's names)
-into a clean rendering; the shape inside a box, the pattern's phase, light and shadow
-are its own to draw, and it gets them somewhat wrong, as generators do. They work on
+into a clean rendering; the shape inside a box, the pattern, light and shadow are its
+own to draw, and it gets them somewhat wrong, as generators do. They work on
 4x4 pixel blocks (pixel unshuffle: 48 channels at 16x16), which keeps them quick.
 """
 
@@ -14,25 +14,28 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pace import Pace
-from scenes import COLOURS, GROUNDS, SHAPES, SIDE, SIZES, to_uint8
 from torch import nn
+
+from camera import SIDE, to_uint8
+from pace import Pace
+from scenes import COLOURS, FRAME_UNIT, GROUNDS, SHAPES, SIZES
 
 CELL = 4
 GRID = SIDE // CELL
 PIXELS = 3 * CELL * CELL  # channels of an image on the grid
 NAMES = len(SHAPES) + len(COLOURS) + len(SIZES)
-LAYOUT = len(GROUNDS) + len(COLOURS) + NAMES + 3 * CELL * CELL  # channels
+LAYOUT = len(GROUNDS) + len(COLOURS) + NAMES + 7 * CELL * CELL  # channels
 
 
 def paint_layout(layouts: np.ndarray) -> torch.Tensor:
     """int16 [N, 5, 7] (see `scenes.Scene`) -> float32 [N, LAYOUT, 16, 16].
 
     The ground's names everywhere; a thing's names over its box; and, pixel by pixel,
-    whether a box is there and where in it (from -1 to 1, across and down).
+    whether a box is there, where in it (from -1 to 1, across and down), and where in
+    the period of the ground's pattern.
     """
     rows = torch.from_numpy(layouts.astype(np.int64))
-    ground, things = rows[:, 0, :2], rows[:, 1:]
+    ground, things = rows[:, 0, 4:6], rows[:, 1:]
     there = (things[..., 4] >= 0).float()
     box = things[..., :4].float() / SIDE
     place = torch.arange(SIDE) + 0.5
@@ -47,7 +50,12 @@ def paint_layout(layouts: np.ndarray) -> torch.Tensor:
     x, u = (a * there[..., None] for a in (x, u))
     mask = y[..., :, None] * x[..., None, :]  # [N, 4, 64, 64]
     across, down = y[..., :, None] * u[..., None, :], v[..., :, None] * x[..., None, :]
-    exact = torch.stack([m.sum(1) for m in (mask, across, down)], 1)
+    turn, wave, *phases = (rows[:, 0, :4].float() / FRAME_UNIT).T[..., None, None]
+    c, s = wave * turn.cos(), wave * turn.sin()
+    x, y = place - 0.5, place[:, None] - 0.5
+    u, v = c * x + s * y + phases[0], c * y - s * x + phases[1]
+    waves = [u.sin(), u.cos(), v.sin(), v.cos()]
+    exact = torch.stack([*(m.sum(1) for m in (mask, across, down)), *waves], 1)
     names = [
         F.one_hot(things[..., 4 + i].clamp(min=0), n)
         for i, n in enumerate((len(SHAPES), len(COLOURS), len(SIZES)))
@@ -168,7 +176,7 @@ class Vae(nn.Module):
 class Gan(nn.Module):
     """A conditional GAN: hinge loss, a patch critic, a little L1 for stability."""
 
-    noise, l1 = 16, 10.0
+    noise, l1 = 16, 25.0
 
     def __init__(self):
         super().__init__()
@@ -252,13 +260,14 @@ def train(family: str, pool, *, steps: int, minutes: float, seed: int, batch: in
     critic = list(model.critic.parameters()) if family == "gan" else []
     drawing = [p for p in model.parameters() if not any(p is q for q in critic)]
     betas = (0.5, 0.99) if critic else (0.9, 0.99)
-    rate = 4e-4 if critic else 2e-3
-    optimisers = [torch.optim.Adam(drawing, lr=rate, betas=betas)]
-    if critic:
-        optimisers.append(torch.optim.Adam(critic, lr=rate, betas=betas))
+    rates = [1e-3, 4e-4] if critic else [2e-3]
+    optimisers = [
+        torch.optim.Adam(weights, lr=rate, betas=betas)
+        for weights, rate in zip([drawing, critic], rates, strict=False)
+    ]
     pace = Pace(family, steps, minutes)
     for step, done in pace:
-        for optimiser in optimisers:
+        for optimiser, rate in zip(optimisers, rates, strict=True):
             warm = min(1, (step + 1) / 50) * min(1, 2 * (1 - done))
             optimiser.param_groups[0]["lr"] = rate * warm
         i = rng.choice(len(pool.layouts), batch, replace=False)

@@ -8,17 +8,17 @@ JPEG) and says it in English. Nothing here is learned.
 from __future__ import annotations
 
 import dataclasses
-import io
 import math
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw
 
-SIDE = 64  # pixels, both of an image and of a view
+from camera import SIDE, blur, photograph, to_uint8
+
 MAX_THINGS = 4
 EMPTY_SHARE = 0.03  # scenes with nothing on the ground
 SUPERSAMPLE = 4
-JPEG_QUALITY = 92
+FRAME_UNIT = 4096  # of a layout's whole numbers
 
 COLOURS = {
     "red": (0.83, 0.13, 0.12),
@@ -93,10 +93,15 @@ SHAPES = _shapes()
 
 @dataclasses.dataclass(frozen=True)
 class Ground:
-    """What the things lie on, by name; its pattern's phase is left to chance."""
+    """What the things lie on.
+
+    `frame` is where its pattern lies: direction in radians, waves in radians per
+    pixel, and the phases along and across.
+    """
 
     kind: str
     colour: str
+    frame: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
 
     @property
     def words(self) -> str:
@@ -143,9 +148,9 @@ class Scene:
             ground's included, in reading order.
         objects: (phrase, (start, end), box) for each thing in reading order; box
             is x1, y1, x2, y2 in [0, 1].
-        layout: what a generator may know, int16 [5, 7]. Row 0 is the ground: kind,
-            colour. Rows 1-4 are things: box in 1/64 px, shape, colour, size;
-            unused rows are -1.
+        layout: what a generator may know, int16 [5, 7]. Row 0 is the ground: its
+            frame in 1/4096, kind, colour. Rows 1-4 are things: box in 1/64 px, shape,
+            colour, size; unused rows are -1.
     """
 
     image: np.ndarray
@@ -161,6 +166,13 @@ def draw_scene(rng: np.random.Generator) -> Scene:
     """Draws one scene of the world's distribution."""
     ground = Ground(*(str(rng.choice(o)) for o in (GROUNDS, list(COLOURS))))
     things = _place(ground, rng)
+    frame = (
+        rng.uniform(0, math.pi),
+        2 * math.pi / rng.uniform(9, 13),
+        rng.uniform(0, 2 * math.pi),
+        rng.uniform(0, 2 * math.pi),
+    )
+    ground = dataclasses.replace(ground, frame=frame)
     clean = to_uint8(_render(ground, things, rng))
     form = int(rng.integers(3))
     caption, spans = _sentence(ground, things, form)
@@ -180,47 +192,6 @@ def draw_scene(rng: np.random.Generator) -> Scene:
         objects=sorted(objects, key=lambda o: o[1]),
         layout=_layout(ground, things),
     )
-
-
-def photograph(clean: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Takes a picture of a rendering: uint8 [64, 64, 3] in and out.
-
-    Real and generated scenes pass through this same camera, so that neither sensor
-    noise nor sharpness of the lens nor the file format tells one from the other.
-    """
-    image = clean.astype(np.float32) / 255
-    y, x = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j]
-    image = image * rng.uniform(0.82, 1.12) * rng.normal(1, 0.02, 3)
-    image = image * (1 - rng.uniform(0, 0.18) * (x**2 + y**2)[..., None] / 2)
-    image = _blur(image, rng.uniform(0.2, 0.6))
-    image = image + rng.normal(0, rng.uniform(0.003, 0.025), image.shape)
-    return np.asarray(Image.open(io.BytesIO(to_jpeg(to_uint8(image)))))
-
-
-def to_jpeg(image: np.ndarray) -> bytes:
-    """The one encoder of the world: uint8 [64, 64, 3] -> JPEG bytes."""
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "JPEG", quality=JPEG_QUALITY, optimize=True)
-    return file.getvalue()
-
-
-def to_uint8(image: np.ndarray) -> np.ndarray:
-    return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
-
-
-def object_view(image: np.ndarray, box: tuple[float, ...]) -> np.ndarray:
-    """Crops a box (in [0, 1]) as CLIP's preprocessing would: uint8 [64, 64, 3].
-
-    Whole pixels that touch the box; short side to 64, bicubic; centre crop.
-    """
-    x1, y1, x2, y2 = np.asarray(box) * SIDE
-    corners = math.floor(x1), math.floor(y1), math.ceil(x2), math.ceil(y2)
-    crop = Image.fromarray(image).crop(corners)
-    scale = SIDE / min(crop.size)
-    width, height = (max(SIDE, int(n * scale)) for n in crop.size)
-    crop = crop.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = (width - SIDE) // 2, (height - SIDE) // 2
-    return np.asarray(crop.crop((left, top, left + SIDE, top + SIDE)))
 
 
 def all_phrases() -> list[str]:
@@ -269,11 +240,11 @@ def _render(
     image = image * (1 - 0.15 * (x + y))[..., None]
     for thing in things:
         cover = _coverage(thing)
-        shadow = np.roll(_blur(cover, 1.6), (2, 2), axis=(0, 1))[..., None]
+        shadow = np.roll(blur(cover, 1.6), (2, 2), axis=(0, 1))[..., None]
         image = image * (1 - 0.45 * shadow)
         across = (x + y) * SIDE / (2 * thing.radius)
         across = across - (sum(thing.centre) - SIDE) / (2 * thing.radius)
-        inner = _blur(cover, 1.2)
+        inner = blur(cover, 1.2)
         shade = 1.0 - 0.22 * across - 0.35 * (1 - inner) * 2 * cover
         colour = np.array(COLOURS[thing.colour]) + rng.normal(0, 0.025, 3)
         gloss = 0.16 * np.clip(-across, 0, 1)[..., None] ** 2
@@ -284,11 +255,10 @@ def _render(
 
 def _texture(ground: Ground, rng: np.random.Generator) -> np.ndarray:
     """Two shades of the ground's colour mixed by the pattern of its kind."""
+    turn, wave, phase_u, phase_v = ground.frame
     y, x = np.mgrid[0:SIDE, 0:SIDE].astype(float)
-    turn = rng.uniform(0, math.pi)
-    wave = 2 * math.pi / rng.uniform(9, 13)
     c, s = wave * math.cos(turn), wave * math.sin(turn)
-    u, v = c * x + s * y + rng.uniform(0, 6.3), c * y - s * x + rng.uniform(0, 6.3)
+    u, v = c * x + s * y + phase_u, c * y - s * x + phase_v
     if ground.kind == "striped":
         mix = np.clip(2 * np.sin(u), -1, 1)
     elif ground.kind == "checkered":
@@ -298,7 +268,7 @@ def _texture(ground: Ground, rng: np.random.Generator) -> np.ndarray:
     elif ground.kind == "wavy":
         mix = np.clip(2 * np.sin(u + 1.3 * np.sin(v * 0.6)), -1, 1)
     elif ground.kind == "speckled":
-        mix = np.clip(3.3 * _blur(rng.normal(0, 1, (SIDE, SIDE)), 0.8), -1, 1)
+        mix = np.clip(3.3 * blur(rng.normal(0, 1, (SIDE, SIDE)), 0.8), -1, 1)
     else:
         mix = np.zeros((SIDE, SIDE))
     base = np.array(COLOURS[ground.colour]) + rng.normal(0, 0.02, 3)
@@ -314,20 +284,6 @@ def _coverage(thing: Thing) -> np.ndarray:
     for fill, outline in zip((255, 0), thing.outlines(), strict=False):
         draw.polygon([tuple(p) for p in (outline * SUPERSAMPLE).tolist()], fill=fill)
     return np.asarray(canvas.reduce(SUPERSAMPLE), np.float32) / 255
-
-
-def _blur(image: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian blur of a float image, per channel, with Pillow's 32-bit mode."""
-    planes = image[..., None] if image.ndim == 2 else image
-    blur = ImageFilter.GaussianBlur(sigma)
-    # Pillow blurs 8-bit images only: keep 8 bits, which is finer than the noise.
-    low, high = float(planes.min()), float(planes.max()) + 1e-6
-    scaled = np.round((planes - low) / (high - low) * 255).astype(np.uint8)
-    done = [
-        np.asarray(Image.fromarray(scaled[..., i]).filter(blur), np.float32)
-        for i in range(planes.shape[-1])
-    ]
-    return (np.stack(done, -1) / 255 * (high - low) + low).reshape(image.shape)
 
 
 def _with_article(words: str) -> str:
@@ -409,7 +365,8 @@ def _change_one_detail(
 
 def _layout(ground: Ground, things: list[Thing]) -> np.ndarray:
     rows = np.full((1 + MAX_THINGS, 7), -1, np.int16)
-    rows[0, :2] = GROUNDS.index(ground.kind), list(COLOURS).index(ground.colour)
+    rows[0, :4] = np.round(np.array(ground.frame) * FRAME_UNIT)
+    rows[0, 4:6] = GROUNDS.index(ground.kind), list(COLOURS).index(ground.colour)
     for row, thing in zip(rows[1:], things, strict=False):
         row[:4] = np.round(thing.box() * SIDE)
         row[4] = list(SHAPES).index(thing.shape)

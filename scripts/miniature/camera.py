@@ -1,0 +1,67 @@
+"""The camera of the miniature world: photographs, files and views of images."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+SIDE = 64  # pixels, both of an image and of a view
+JPEG_QUALITY = 92
+
+
+def photograph(clean: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Takes a picture of a rendering: uint8 [64, 64, 3] in and out.
+
+    Real and generated scenes pass through this same camera, so that neither sensor
+    noise nor sharpness of the lens nor the file format tells one from the other.
+    """
+    image = clean.astype(np.float32) / 255
+    y, x = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j]
+    image = image * rng.uniform(0.82, 1.12) * rng.normal(1, 0.02, 3)
+    image = image * (1 - rng.uniform(0, 0.18) * (x**2 + y**2)[..., None] / 2)
+    image = blur(image, rng.uniform(0.2, 0.6))
+    image = image + rng.normal(0, rng.uniform(0.003, 0.025), image.shape)
+    return np.asarray(Image.open(io.BytesIO(to_jpeg(to_uint8(image)))))
+
+
+def to_jpeg(image: np.ndarray) -> bytes:
+    """The one encoder of the world: uint8 [64, 64, 3] -> JPEG bytes."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=JPEG_QUALITY, optimize=True)
+    return file.getvalue()
+
+
+def to_uint8(image: np.ndarray) -> np.ndarray:
+    return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+
+
+def object_view(image: np.ndarray, box: tuple[float, ...]) -> np.ndarray:
+    """Crops a box (in [0, 1]) as CLIP's preprocessing would: uint8 [64, 64, 3].
+
+    Whole pixels that touch the box; short side to 64, bicubic; centre crop.
+    """
+    x1, y1, x2, y2 = np.asarray(box) * SIDE
+    corners = math.floor(x1), math.floor(y1), math.ceil(x2), math.ceil(y2)
+    crop = Image.fromarray(image).crop(corners)
+    scale = SIDE / min(crop.size)
+    width, height = (max(SIDE, int(n * scale)) for n in crop.size)
+    crop = crop.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - SIDE) // 2, (height - SIDE) // 2
+    return np.asarray(crop.crop((left, top, left + SIDE, top + SIDE)))
+
+
+def blur(image: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian blur of a float image, [64, 64] or [64, 64, C]."""
+    planes = image[..., None] if image.ndim == 2 else image
+    blur = ImageFilter.GaussianBlur(sigma)
+    # Pillow blurs 8-bit planes only; the camera's noise hides the rounding.
+    low, high = float(planes.min()), float(planes.max()) + 1e-6
+    scaled = np.round((planes - low) / (high - low) * 255).astype(np.uint8)
+    done = [
+        np.asarray(Image.fromarray(scaled[..., i]).filter(blur), np.float32)
+        for i in range(planes.shape[-1])
+    ]
+    return (np.stack(done, -1) / 255 * (high - low) + low).reshape(image.shape)
