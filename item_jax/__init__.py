@@ -26,6 +26,7 @@ _PUBLIC = {
     "ItemDetector": "detector",
 }
 _MODULES = (
+    "audit",
     "baselines",
     "cache",
     "config",
@@ -37,9 +38,11 @@ _MODULES = (
     "images",
     "metrics",
     "misalignment",
+    "neutralise",
     "perturb",
     "pipeline",
     "plots",
+    "protocol",
     "records",
     "sharding",
     "towers",

@@ -1,4 +1,4 @@
-"""The door: `item-jax demo | index | embed | train | evaluate | predict | check`.
+"""The door: `item-jax demo | index | audit | embed | train | evaluate | predict | ...`.
 
 It parses and calls; everything it does can be imported.
 """
@@ -27,6 +27,10 @@ def main(argv: list[str] | None = None) -> int:
     arguments, rest = parser.parse_known_args(argv)
     try:
         arguments.overrides = _overrides(rest)
+        if getattr(arguments, "distributed", False):
+            from item_jax import sharding
+
+            sharding.initialize()
         return arguments.run(arguments) or 0
     except (ValueError, OSError, RuntimeError, FloatingPointError) as e:
         if os.environ.get("ITEM_JAX_TRACEBACK"):
@@ -60,6 +64,11 @@ def _parser() -> argparse.ArgumentParser:
         if stage:
             p.add_argument("--config", help="run card, such as configs/item_vitl14.py")
             p.add_argument("--workdir", required=True, help="where results go")
+            p.add_argument(
+                "--distributed",
+                action="store_true",
+                help="one of several processes (TPU pod, SLURM, JAX_PROCESS_ID ...)",
+            )
         return p
 
     p = verb(
@@ -79,10 +88,40 @@ def _parser() -> argparse.ArgumentParser:
         "--objects data/objects.jsonl --out run/records.jsonl",
     )
     p.add_argument("--images", required=True, help="folder the keys are relative to")
-    p.add_argument("--benchmark", default="", help="name written into every record")
+    _layout_options(p)
     p.add_argument("--captions", help="captions.jsonl of scripts/caption.py")
     p.add_argument("--objects", help="objects.jsonl of scripts/ground.py")
     p.add_argument("--out", required=True, help="records.jsonl to write")
+
+    p = verb(
+        "audit",
+        audit,
+        "Say what the files of real and fake images give away by their formats, sizes "
+        "and headers, and how far a classifier gets with that alone.",
+        "item-jax audit data/CNN_synth_testset --benchmark forensynths\n"
+        "  item-jax audit data --config.neutralise.quality=96 "
+        "--config.neutralise.size=256",
+    )
+    p.add_argument("root", metavar="ROOT", help="folder of the images")
+    _layout_options(p)
+    p.add_argument("--records", help="records.jsonl; instead of reading the folder")
+    p.add_argument("--config", help="run card, for its `neutralise`")
+    p.add_argument("--json", help="write everything found to this file")
+
+    p = verb(
+        "build-dataset",
+        build_dataset,
+        "Pack records and their image files for TensorFlow Datasets (ArrayRecord; "
+        "without TensorFlow).",
+        "item-jax build-dataset --records run/records.jsonl --data-dir packed "
+        "--name forensynths\n  item-jax embed --workdir run "
+        "--config.data.records=packed/item/forensynths/1.0.0",
+    )
+    p.add_argument("--records", required=True, help="records.jsonl")
+    p.add_argument("--images", help="default: what records.run.json says")
+    p.add_argument("--data-dir", required=True, help="a folder, or gs://bucket/folder")
+    p.add_argument("--name", required=True, help="of the data set")
+    p.add_argument("--shards", type=int, default=0, help="files of a split")
 
     verb(
         "embed",
@@ -138,6 +177,27 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _layout_options(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--benchmark",
+        default="",
+        help="forensynths, unifd, diffusionforensics or genimage, whose trees are "
+        "known and checked; any other name is only written into the records",
+    )
+    p.add_argument(
+        "--generators",
+        default="",
+        help="of a known benchmark: only these, such as ADM,glide; `paper`: the "
+        "columns of ITEM's tables",
+    )
+    p.add_argument("--split", default="", help="of a known benchmark: only this one")
+    p.add_argument(
+        "--train-subset",
+        default="",
+        help="progan-20x2000 (default of forensynths), progan-4x10000, adm-40000, all",
+    )
+
+
 def _overrides(rest: list[str]) -> list[tuple[str, str]]:
     """Reads `--config.field=value` and `--config.field value`."""
     found = []
@@ -168,10 +228,9 @@ def _say(text: str) -> None:
 
 def index(arguments) -> int:
     """`item-jax index`."""
-    from item_jax.datasets import folder
-
+    found = _find(arguments.images, arguments)
     joined, report = records.join(
-        folder.records(arguments.images, benchmark=arguments.benchmark),
+        found.records,
         captions=arguments.captions,
         objects=arguments.objects,
     )
@@ -181,16 +240,72 @@ def index(arguments) -> int:
         "images": str(Path(arguments.images).resolve()),
         "captioner": _sidecar_name(arguments.captions, "captioner"),
         "grounder": _sidecar_name(arguments.objects, "grounder"),
+        "pairs": found.pairs,
+        "index": found.settings | {"faults": found.faults},
     }
     records.write_json(out.with_suffix(".run.json"), run)
-    places: dict[tuple, int] = {}
-    for record in joined:
-        place = (record.split, record.generator, record.label or "no label")
-        places[place] = places.get(place, 0) + 1
-    for (split, generator, label), count in sorted(places.items()):
-        _say(f"{count:8} {label:<9} {generator or '-':<16} {split or '-'}")
+    _say(found.text())
     _say(report.text())
     _say(f"wrote {out}")
+    return 1 if found.faults else 0
+
+
+def _find(root, arguments):
+    from item_jax.datasets import layout
+
+    return layout.find(
+        root,
+        arguments.benchmark,
+        generators=tuple(g for g in arguments.generators.split(",") if g),
+        split=arguments.split,
+        train_subset=arguments.train_subset,
+    )
+
+
+def audit(arguments) -> int:
+    """`item-jax audit`."""
+    from item_jax.audit import audit, text
+
+    c = _config(arguments)
+    if arguments.records:
+        from item_jax.datasets import jsonl
+
+        found, run = jsonl.load(arguments.records)
+        pairs = run.get("pairs")
+    else:
+        index = _find(arguments.root, arguments)
+        found, pairs = index.records, index.pairs
+    result = audit(
+        found,
+        arguments.root,
+        pairs=pairs,
+        quality=c.neutralise.quality,
+        size=c.neutralise.size,
+        threads=c.embed.threads,
+    )
+    _say(text(result))
+    if arguments.json:
+        records.write_json(arguments.json, result)
+    return 1 if result["failures"] else 0
+
+
+def build_dataset(arguments) -> int:
+    """`item-jax build-dataset`."""
+    from item_jax.datasets import jsonl, tfds
+
+    found, run = jsonl.load(arguments.records)
+    images = arguments.images or run.get("images")
+    if not images:
+        raise ValueError("where are the images? Give --images FOLDER")
+    folder = tfds.build(
+        found,
+        images=images,
+        data_dir=arguments.data_dir,
+        name=arguments.name,
+        run=run,
+        shards=arguments.shards,
+    )
+    _say(f"packed {len(found)} images; wrote {folder}")
     return 0
 
 
@@ -206,26 +321,31 @@ def _sidecar_name(path: str | None, role: str) -> str | None:
     return "unknown: no run.json beside the file"
 
 
+def _source(path):
+    """The records of a file, or the pack of a folder, and what is known of them."""
+    from etils import epath
+
+    from item_jax.datasets import jsonl
+
+    if not epath.Path(path).is_dir():
+        return jsonl.load(path)
+    from item_jax.datasets import tfds
+
+    pack = tfds.Pack(path)
+    return pack, pack.run
+
+
 def embed(arguments) -> int:
     """`item-jax embed`."""
     c = _config(arguments)
     workdir = Path(arguments.workdir)
-    path = Path(c.data.records or workdir / "records.jsonl")
-    if not path.is_file():
-        raise ValueError(
-            f"no records at {path}: make them with `item-jax index ... --out {path}` "
-            "or set --config.data.records"
-        )
-    run_path = path.with_suffix(".run.json")
-    run: dict[str, Any] = {}
-    if run_path.is_file():
-        run = json.loads(run_path.read_text(encoding="utf-8"))
+    found, run = _source(c.data.records or workdir / "records.jsonl")
     images = c.data.images or run.get("images")
-    if not images:
+    if not images and isinstance(found, list):
         raise ValueError("where are the images? Set --config.data.images=FOLDER")
-    found = records.read_records(path)
 
     from item_jax.embed import embed_records
+    from item_jax.sharding import barrier, leads
     from item_jax.towers.load import load_towers
 
     towers = load_towers(c.tower, c.dtype)
@@ -237,8 +357,12 @@ def embed(arguments) -> int:
         images=images,
         folder=workdir / "embeddings",
         sidecars={k: run.get(k) for k in ("captioner", "grounder")},
+        pairs=run.get("pairs"),
     )
     seconds = time.perf_counter() - start
+    barrier("embedded")
+    if not leads():
+        return 0
     counts = cache.counts()
     rate = counts["in"] / max(seconds, 1e-9)
     _say(
@@ -254,19 +378,22 @@ def train(arguments) -> int:
     """`item-jax train`."""
     from item_jax.cache import EmbeddingCache
     from item_jax.progress import progress
+    from item_jax.sharding import leads
     from item_jax.train import train_heads
 
     c = _config(arguments)
     workdir = Path(arguments.workdir)
     cache = EmbeddingCache(workdir / "embeddings")
     start = time.perf_counter()
-    with progress("train", c.train.epochs, "epoch") as bar:
+    with progress("train", c.train.epochs, "epoch", show=leads()) as bar:
 
         def on_epoch(epoch, losses):
             bar.update(epoch - bar.n)
             bar.set_postfix(loss=f"{losses.mean():.4f}")
 
         heads = train_heads(cache, c, workdir=workdir, on_epoch=on_epoch)
+    if not leads():
+        return 0
     said = heads[0].config["training"]
     _say(
         f"trained {len(heads)} head{'s' if len(heads) > 1 else ''} on {said['real']} "
@@ -282,6 +409,10 @@ def evaluate(arguments) -> int:
     from item_jax.cache import EmbeddingCache
     from item_jax.evaluate import evaluate_heads, table
     from item_jax.heads import Head
+    from item_jax.sharding import leads
+
+    if not leads():  # arithmetic on the cache: one process is enough
+        return 0
 
     c = _config(arguments)
     workdir = Path(arguments.workdir)

@@ -115,7 +115,7 @@ class EmbeddingCache:
 
     Attributes:
       folder: where it is.
-      manifest: `{schema, fingerprint, towers, embed_dim, records, shards}`.
+      manifest: `{schema, fingerprint, towers, embed_dim, records, shards, pairs}`.
     """
 
     def __init__(self, folder: str | Path):
@@ -160,6 +160,9 @@ class EmbeddingCache:
                 f"the embeddings in {folder} were made with other settings: "
                 f"{'; '.join(differing)}. Use another --workdir, or delete that folder"
             )
+        if cache.manifest != manifest:  # the pairs, on which no embedding depends
+            records.write_json(path, manifest)
+            cache.manifest = manifest
         return cache
 
     def path(self, shard: int, suffix: str = ".safetensors") -> Path:
@@ -234,9 +237,10 @@ class EmbeddingCache:
         Args:
           split: "" takes all.
           generators: empty takes all; the real images a generator is tested against
-            carry its name too.
+            carry its name too, or that of their source in the manifest's `pairs`.
         """
-        generators = set(generators)
+        pairs = self.manifest.get("pairs", {})
+        generators = set(generators) | {pairs.get(g, g) for g in generators}
 
         def keep(row):
             return (not split or row["split"] == split) and (

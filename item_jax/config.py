@@ -49,8 +49,14 @@ def default() -> ConfigDict:
     c.views.geometry = "item"
     c.views.object_crop = "cover"  # not in the paper; or "pad"
 
+    # Not in the paper: makes images alike in what headers tell (`item-jax audit`).
+    c.neutralise = ConfigDict()
+    c.neutralise.quality = 0  # of the JPEG every image becomes, 1..100; 0 for as it is
+    c.neutralise.size = 0  # side of the square every image becomes; 0 for as it is
+
     c.perturb = ConfigDict()
-    c.perturb.name = "none"  # none | noise | blur | jpeg (ITEM Fig. 4)
+    # ITEM Fig. 4: noise, blur, jpeg; noise-std, noise-ycbcr read its sigma otherwise.
+    c.perturb.name = "none"
     c.perturb.severity = 0  # 1..3
 
     c.embed = ConfigDict()
@@ -59,7 +65,8 @@ def default() -> ConfigDict:
     c.embed.shard_size = 1024  # records a shard; what a kill can cost
     c.embed.mode = "jit"  # or "pmap": equal results
     c.embed.storage = "float32"  # or "float16": half the disk
-    c.embed.threads = 8  # decoding threads
+    c.embed.threads = 8  # decoding threads, of each worker when there are some
+    c.embed.workers = 0  # decoding processes; 0 decodes in the program's own
     c.embed.on_error = "report"  # or "stop" at the first image that fails
 
     c.misalignment = ConfigDict()
@@ -86,6 +93,7 @@ def default() -> ConfigDict:
     c.evaluate = ConfigDict()
     c.evaluate.split = "test"
     c.evaluate.threshold = 0.5  # ITEM IV-A; fake when P(fake) > threshold, strictly
+    c.evaluate.protocol = "full"  # or "unifd", "paper_compat": `item_jax.protocol`
     c.evaluate.bootstrap = 200  # resamples of the 95% intervals; 0 for none
 
     c.baselines = ("constant", "cosine", "image", "caption")

@@ -104,6 +104,8 @@ class ItemDetector:
         config.views.object_crop = trained["object_crop"]
         for name in ("score_threshold", "max_objects", "min_object_pixels"):
             config.data[name] = trained[name]
+        for name in config.neutralise:
+            config.neutralise[name] = trained[f"neutralise_{name}"]
         check_match(
             head,
             embed_dim=towers.embed_dim,

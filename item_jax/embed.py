@@ -6,10 +6,8 @@ The one place where the costly part of ITEM runs, for a whole benchmark into a c
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,8 @@ from item_jax import pipeline
 from item_jax.cache import STORAGE, EmbeddingCache, Embeddings
 from item_jax.config import nearest
 from item_jax.progress import progress
-from item_jax.records import Record
+from item_jax.records import digest
+from item_jax.sharding import leads
 from item_jax.towers.load import Towers
 
 ON_ERROR = ("report", "stop")
@@ -41,6 +40,8 @@ def embedding_settings(towers: Towers, config: ConfigDict) -> dict[str, Any]:
         "score_threshold": config.data.score_threshold,
         "max_objects": config.data.max_objects,
         "min_object_pixels": config.data.min_object_pixels,
+        "neutralise_quality": config.neutralise.quality,
+        "neutralise_size": config.neutralise.size,
         "perturbation": f"{config.perturb.name}:{config.perturb.severity}",
     }
 
@@ -128,23 +129,27 @@ def _row(item: pipeline.Item) -> dict[str, Any]:
 
 
 def embed_records(
-    records: Sequence[Record],
+    records: pipeline.Source,
     towers: Towers,
     config: ConfigDict,
     *,
-    images: str | Path,
+    images: str | Path | None,
     folder: str | Path,
     sidecars: dict[str, Any] | None = None,
+    pairs: dict[str, str] | None = None,
 ) -> EmbeddingCache:
     """Embeds records into a cache; begun work goes on where it stopped.
 
     Args:
-      records: all images, in a fixed order.
+      records: all images, in a fixed order; or a `datasets.tfds.Pack`, which holds
+        them with their files.
       towers: the CLIP model.
       config: see `item_jax.config`.
-      images: the folder the keys are relative to.
+      images: the folder the keys are relative to; None with a pack.
       folder: of the cache.
       sidecars: what is known of captioner and grounder, part of the fingerprint.
+      pairs: generator -> source of the real images it is tested against, where it has
+        none of its own; see `item_jax.protocol`.
 
     Returns:
       The finished cache. In a multi-process run each process embeds every
@@ -175,20 +180,25 @@ def embed_records(
             "embed_dim": towers.embed_dim,
             "records": len(records),
             "shards": -(-len(records) // size),
+            "pairs": pairs or {},
         },
     )
     share = slice(jax.process_index(), None, jax.process_count())
     missing = set(cache.missing)
     todo = [i for i in range(cache.manifest["shards"])[share] if i in missing]
-    queue = [r for i in todo for r in records[i * size : (i + 1) * size]]
+    shards = [range(len(records))[i * size : (i + 1) * size] for i in todo]
+    order = list(itertools.chain(*shards))
     items = pipeline.stream(
-        queue, root=images, config=config, image_size=towers.image_size
+        records,
+        root=images,
+        config=config,
+        image_size=towers.image_size,
+        order=order,
     )
     failed = 0
-    with progress("embed", len(queue), "img", show=jax.process_index() == 0) as bar:
-        for i in todo:
-            count = len(records[i * size : (i + 1) * size])
-            shard = _counted(itertools.islice(items, count), bar)
+    with progress("embed", len(order), "img", show=leads()) as bar:
+        for i, numbers in zip(todo, shards):
+            shard = _counted(itertools.islice(items, len(numbers)), bar)
             embeddings, rows = embed_items(shard, towers, config)
             failed += len(rows) - len(embeddings)
             cache.write(i, embeddings, rows)
@@ -203,8 +213,6 @@ def _counted(items, bar):
         bar.update()
 
 
-def _digest(records: Sequence[Record]) -> str:
-    digest = hashlib.sha256()
-    for record in records:
-        digest.update(json.dumps(record.to_json()).encode())
-    return digest.hexdigest()
+def _digest(records: pipeline.Source) -> str:
+    # A pack knows its own: to read all of it for that would take as long as embedding.
+    return getattr(records, "records_sha256", None) or digest(records)

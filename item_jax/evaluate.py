@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from item_jax import baselines, metrics
+from item_jax import baselines, metrics, protocol
 from item_jax.cache import EmbeddingCache, Embeddings
 from item_jax.config import to_json
 from item_jax.heads import Head
@@ -19,7 +19,10 @@ from item_jax.misalignment import cosine
 from item_jax.records import LABELS, atomic_file, write_json
 
 # Settings a score depends on: another value would compare unlike embeddings.
-BINDING = ("weights_sha256", "geometry", "object_crop", "image_size")
+BINDING = (
+    *("weights_sha256", "geometry", "object_crop", "image_size"),
+    *("neutralise_quality", "neutralise_size"),
+)
 
 
 def check_match(
@@ -108,21 +111,27 @@ def evaluate_heads(
     if not rows:
         raise ValueError(
             f"nothing to evaluate: the cache has no done row of split "
-            f"{config.evaluate.split!r}"
+            f"{config.evaluate.split!r}; --config.evaluate.split= takes all"
         )
     scores = {name: np.concatenate(parts) for name, parts in columns.items()}
     labels = np.array([LABELS.get(row["label"], -1) for row in rows])
-    groups = _group(rows, labels)
+    protocol.check(config.evaluate.protocol)
+    keys = [row["key"] for row in rows]
+    pairs = manifest.get("pairs", {})
+    groups = {
+        name: protocol.select(config.evaluate.protocol, index, labels, keys)
+        for name, index in protocol.groups(rows, pairs=pairs).items()
+    }
 
     per_seed = [
         _summaries(groups, labels, scores[k], threshold) for k in range(len(heads))
     ]
     results = per_seed[0]
     for name, index in groups.items():
+        summary = results["generators"][name]
+        summary["protocol"] = config.evaluate.protocol
         if config.evaluate.bootstrap:
-            results["generators"][name]["interval_95"] = _intervals(
-                labels[index], scores[0][index], config
-            )
+            summary["interval_95"] = _intervals(labels[index], scores[0][index], config)
     if len(heads) > 1:
         results["seeds"] = _over_seeds(per_seed)
     results["baselines"] = {
@@ -139,6 +148,11 @@ def evaluate_heads(
         "failed": len(failures),
     }
     results["failures"] = [{"key": r["key"], "error": r["error"]} for r in failures]
+    results["protocol"] = {
+        "name": config.evaluate.protocol,
+        "images": protocol.PROTOCOLS[config.evaluate.protocol],
+        "pairs": pairs,
+    }
     results["towers"] = manifest["towers"]
     results["embedding"] = manifest["fingerprint"]
     results["head"] = heads[0].config
@@ -163,17 +177,6 @@ def _fit_baselines(cache: EmbeddingCache, config: ConfigDict) -> dict[str, Any]:
     if classes != {0, 1}:  # a cache of test images alone: nothing to learn from
         modules = {name: m for name, m in modules.items() if not m.LEARNS}
     return {name: (module, module.fit(parts)) for name, module in modules.items()}
-
-
-def _group(rows, labels) -> dict[str, np.ndarray]:
-    """Row numbers per generator, labelled rows only; benchmark first when several."""
-    several = len({row["benchmark"] for row in rows}) > 1
-    groups = defaultdict(list)
-    for i, row in enumerate(rows):
-        if labels[i] >= 0:
-            name = row["generator"] or "unnamed"
-            groups[f"{row['benchmark']}/{name}" if several else name].append(i)
-    return {name: np.array(index) for name, index in sorted(groups.items())}
 
 
 def _summaries(groups, labels, scores, threshold) -> dict[str, Any]:
@@ -247,6 +250,17 @@ def _write_scores(path, rows, scores, failures, threshold) -> None:
             writer.writerow(known | {"status": "failed", "error": row["error"]})
 
 
+def _altered(embedding: dict[str, Any]) -> str:
+    """What was done to the images before they were embedded, if anything."""
+    said = ""
+    if not embedding["perturbation"].startswith("none"):
+        said += f", perturbation {embedding['perturbation']}"
+    quality, size = embedding["neutralise_quality"], embedding["neutralise_size"]
+    if quality or size:
+        said += f", neutralised (JPEG quality {quality or '-'}, side {size or '-'})"
+    return said
+
+
 def table(results: dict[str, Any]) -> str:
     """Returns results as a table for people, figures in percent."""
     trained = set(results["head"]["training"]["generators"])
@@ -288,9 +302,11 @@ def table(results: dict[str, Any]) -> str:
         "",
         f"percent; ACC at P(fake) > {results['config']['evaluate']['threshold']}; "
         "on the right AUC of baselines; * trained on this generator",
+        f"protocol {results['protocol']['name']}: {results['protocol']['images']}",
         f"{counts['in']} images = {counts['done']} done + {counts['failed']} failed; "
         f"misalignment {results['head']['misalignment']['name']!r}, "
-        f"towers {results['towers']}, {results['embedding']['dtype']}",
+        f"towers {results['towers']}, {results['embedding']['dtype']}"
+        + _altered(results["embedding"]),
     ]
     for failure in results["failures"][:5]:
         lines.append(f"  failed: {failure['key']}: {failure['error']}")

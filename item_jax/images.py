@@ -21,8 +21,9 @@ import re
 import stat
 import unicodedata
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -39,6 +40,9 @@ bombs: a quarter of a GiB of 24-bit pixels. Cameras of up to 89 megapixels pass.
 
 MAX_BYTES = 8 * MAX_PIXELS
 """Largest file read: 8 bytes a pixel, 16-bit RGBA, is the fattest form of a picture."""
+
+
+T = TypeVar("T")
 
 
 class ImageError(ValueError):
@@ -69,12 +73,17 @@ def read_image(
         content is no usable picture. The message begins with the key.
     """
     try:
-        return decode(_read_bytes(root, key), max_pixels=max_pixels)
+        return decode(read_bytes(root, key), max_pixels=max_pixels)
     except ImageError as error:
         raise ImageError(f"{key!r}: {error}") from error
 
 
-def _read_bytes(root: str | os.PathLike, key: str) -> bytes:
+def read_bytes(root: str | os.PathLike, key: str) -> bytes:
+    """Reads the file `root/key` as `read_image` does, without decoding it.
+
+    Raises:
+      ImageError: if `key` leaves `root` or is not a readable regular file.
+    """
     if PurePosixPath(key).is_absolute() or ".." in PurePosixPath(key).parts:
         raise ImageError("the key must be a path relative to the root, without '..'")
     path = Path(root, key)
@@ -139,6 +148,36 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
       ImageError: if the data are empty, of another format, too large, damaged or
         truncated, or hold grey values outside the ranges above.
     """
+    return parse(data, _pixels, max_pixels=max_pixels)
+
+
+def _pixels(name: str, image: Image.Image) -> np.ndarray:
+    image.load()
+    # Read after loading: the TIFF reader turns the picture itself, and a PNG may carry
+    # its EXIF behind the pixels.
+    turn = _UPRIGHT.get(_orientation(image), lambda a: a)
+    return np.ascontiguousarray(turn(_rgb(image)))
+
+
+def parse(
+    data: bytes,
+    use: Callable[[str, Image.Image], T],
+    *,
+    max_pixels: int = MAX_PIXELS,
+) -> T:
+    """Opens the bytes of an image file and hands the unloaded picture to a function.
+
+    Args:
+      data: the content of the file.
+      use: takes the format, one of `FORMATS`, and the picture with its header read.
+      max_pixels: most pixels (width x height) allowed, by the header.
+
+    Returns:
+      What `use` returns.
+
+    Raises:
+      ImageError: as `decode`; whatever Pillow raises, in `use` too, becomes one.
+    """
     if not data:
         raise ImageError("the file is empty (0 bytes)")
     Image.init()
@@ -158,11 +197,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
                 f"{name} picture of {width} x {height} = {width * height:,} pixels; "
                 f"at most {max_pixels:,} allowed"
             )
-        image.load()
-        # Read after loading: the TIFF reader turns the picture itself, and a PNG may
-        # carry its EXIF behind the pixels.
-        turn = _UPRIGHT.get(_orientation(image), lambda a: a)
-        return np.ascontiguousarray(turn(_rgb(image)))
+        return use(name, image)
     except ImageError:
         raise
     except Exception as error:

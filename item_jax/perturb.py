@@ -80,7 +80,8 @@ def perturb(
     if name == "blur":
         return gaussian_filter(image, sigma=(value, value, 0), truncate=4.0)
     if name == "jpeg":
-        return _jpeg(image, int(value))
+        data = encode_jpeg(image, int(value))
+        return decode(data, max_pixels=height * width)
     std = value if name == "noise-std" else math.sqrt(value)
     generator = _generator(key, name, severity, seed)
     noise = generator.standard_normal((height, width, 3), np.float32)
@@ -151,7 +152,16 @@ def _generator(key: str, name: str, severity: int, seed: int) -> np.random.Gener
     return np.random.default_rng(int.from_bytes(digest[:16], "big"))
 
 
-def _jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
+    """Returns an image as a JPEG file: Pillow's encoder, chroma subsampled 4:2:0.
+
+    Args:
+      image: uint8 [H, W, 3].
+      quality: 1..100, on libjpeg's scale.
+
+    Raises:
+      ImageError: if a side is longer than the format allows.
+    """
     height, width = image.shape[:2]
     if max(height, width) > _JPEG_LONGEST:
         raise ImageError(
@@ -160,4 +170,4 @@ def _jpeg(image: np.ndarray, quality: int) -> np.ndarray:
         )
     file = io.BytesIO()
     Image.fromarray(image).save(file, "JPEG", quality=quality)
-    return decode(file.getvalue(), max_pixels=height * width)
+    return file.getvalue()

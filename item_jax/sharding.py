@@ -43,7 +43,9 @@ def initialize() -> None:
     values = [os.environ.get(name) for name in names]
     missing = [name for name, value in zip(names, values) if not value]
     if 0 < len(missing) < 3:
-        raise ValueError(f"{', '.join(missing)} must be set too, as {names} go together")
+        raise ValueError(
+            f"{', '.join(missing)} must be set too, as {names} go together"
+        )
     if not missing:
         address, count, index = values
         jax.distributed.initialize(address, int(count), int(index))

@@ -89,7 +89,9 @@ def main() -> int:
     parser.add_argument(
         "--sizes", nargs="+", default=["ViT-B-32", "ViT-B-16", "ViT-L-14"]
     )
-    parser.add_argument("--quick", action="store_true", help="small counts: a rehearsal")
+    parser.add_argument(
+        "--quick", action="store_true", help="small counts: a rehearsal"
+    )
     arguments = parser.parse_args()
     if arguments.table:
         print(table(json.loads(arguments.table.read_text())))

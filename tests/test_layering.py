@@ -11,10 +11,10 @@ PACKAGE = Path(__file__).parent.parent / "item_jax"
 
 # A file may import what stands in a lower storey, and what its own line names besides.
 STOREYS = [
-    {"config", "records", "images", "perturb", "metrics", "progress"},
-    {"sharding", "misalignment", "heads"},
+    {"config", "records", "images", "perturb", "neutralise", "metrics", "progress"},
+    {"sharding", "misalignment", "heads", "protocol"},
     {"towers", "datasets"},
-    {"pipeline", "cache"},
+    {"pipeline", "cache", "audit"},
     {"embed"},
     {"train", "baselines", "evaluate"},
     {"detector"},
@@ -28,7 +28,7 @@ BESIDES = {
     "baselines": {"baselines"},
 }
 NO_TOWERS = {"pipeline", "cache"}
-NO_JAX = STOREYS[0] | {"datasets"}
+NO_JAX = STOREYS[0] | {"datasets", "protocol", "audit"}
 FOREIGN = {"torch", "tensorflow", "torchvision"}
 
 
@@ -98,7 +98,8 @@ def test_storey_0_loads_no_jax():
 def test_everything_together_loads_neither_torch_nor_tensorflow():
     names = ", ".join(f"item_jax.{n}" for rooms in STOREYS for n in sorted(rooms))
     loaded = loaded_by(
-        f"import {names}, item_jax.towers.load, item_jax.datasets.folder"
+        f"import {names}, item_jax.towers.load, item_jax.datasets.layout, "
+        "item_jax.datasets.tfds"
     )
     assert "jax" in loaded
     assert not loaded & FOREIGN

@@ -100,8 +100,12 @@ def run(arguments):
             )
             mine, theirs = ours(), peer()
             limit = 1e-5 if arguments.dtype == "float32" else 5e-2
-            check_equal(np.concatenate([mine.image_emb, mine.object_emb]), theirs[0], limit)
-            check_equal(np.concatenate([mine.text_emb, mine.phrase_emb]), theirs[1], limit)
+            check_equal(
+                np.concatenate([mine.image_emb, mine.object_emb]), theirs[0], limit
+            )
+            check_equal(
+                np.concatenate([mine.text_emb, mine.phrase_emb]), theirs[1], limit
+            )
             result = race({"ours": ours, "torch": peer}, arguments.rounds)
             views = count + len(mine.object_emb)
             yield {

@@ -56,7 +56,9 @@ def _torch_loop(x, y, c, device):
             torch.nn.Linear(768, 512), torch.nn.ReLU(), torch.nn.Linear(512, 2)
         ).to(device)
         optimizer = torch.optim.AdamW(
-            net.parameters(), lr=c.train.learning_rate, weight_decay=c.train.weight_decay
+            net.parameters(),
+            lr=c.train.learning_rate,
+            weight_decay=c.train.weight_decay,
         )
         data = torch.utils.data.TensorDataset(
             torch.from_numpy(x), torch.from_numpy(y).long()

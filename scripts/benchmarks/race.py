@@ -34,7 +34,10 @@ def race(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str,
     for name, seconds in times.items():
         seconds = np.array(seconds)
         low, median, high = np.percentile(seconds, (25, 50, 75))
-        result[name] = {"seconds": float(median), "spread": float((high - low) / median)}
+        result[name] = {
+            "seconds": float(median),
+            "spread": float((high - low) / median),
+        }
         result[name]["ratio"] = float(np.median(seconds / ours))
     return result
 
@@ -49,4 +52,6 @@ def check_equal(ours, theirs, limit: float) -> None:
     """Stops the benchmark when two results are not the same embeddings."""
     worst = np.abs(unit(ours) - unit(theirs)).max()
     if not worst <= limit:
-        raise SystemExit(f"results differ by {worst:.1e} (limit {limit:.0e}): no timing")
+        raise SystemExit(
+            f"results differ by {worst:.1e} (limit {limit:.0e}): no timing"
+        )

@@ -94,9 +94,10 @@ def run(arguments):
             contestants = {"ours": ours, "eager": peer}
             if not arguments.quick:
                 compiled = torch.compile(
-                    {"image": model.get_image_features, "text": model.get_text_features}[
-                        which
-                    ]
+                    {
+                        "image": model.get_image_features,
+                        "text": model.get_text_features,
+                    }[which]
                 )
                 contestants["compiled"] = lambda p=peer, c=compiled: p(c)
                 check_equal(ours(), contestants["compiled"](), limit)

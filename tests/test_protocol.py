@@ -1,0 +1,159 @@
+import json
+
+import numpy as np
+import pytest
+
+from item_jax import protocol
+from item_jax.embed import embed_records
+from item_jax.evaluate import evaluate_heads, table
+from item_jax.records import Record
+from item_jax.train import train_heads
+
+
+def rows(*groups):
+    """Rows of `(benchmark, generator, label, count)`."""
+    return [
+        {"benchmark": b, "generator": g, "label": label, "key": f"{b}/{g}/{label}/{i}"}
+        for b, g, label, count in groups
+        for i in range(count)
+    ]
+
+
+def sizes(found):
+    return {name: len(index) for name, index in found.items()}
+
+
+def test_shared_real_images_serve_every_generator():
+    r = rows(
+        ("u", "laion", "real", 5), ("u", "ldm", "fake", 3), ("u", "dalle", "fake", 2)
+    )
+    pairs = {"ldm": "laion", "dalle": "laion", "guided": "imagenet"}
+    found = protocol.groups(r, pairs=pairs)
+    assert sizes(found) == {"dalle": 7, "ldm": 8}
+    np.testing.assert_array_equal(found["dalle"], [0, 1, 2, 3, 4, 8, 9])
+    # Without the pairs it shows: real images alone and fakes alone.
+    assert sizes(protocol.groups(r)) == {"dalle": 2, "laion": 5, "ldm": 3}
+
+
+def test_own_real_images_and_unlabelled_ones():
+    r = rows(("g", "adm", "real", 2), ("g", "adm", "fake", 3), ("g", "adm", None, 4))
+    assert sizes(protocol.groups(r)) == {"adm": 5}
+    assert protocol.groups(rows(("g", "", None, 1))) == {}
+    assert sizes(protocol.groups(rows(("g", "", "fake", 1)))) == {"unnamed": 1}
+
+
+def test_pairs_do_not_cross_benchmarks():
+    r = rows(
+        *(("u", "laion", "real", 5), ("u", "ldm", "fake", 3)),
+        *(("d", "laion", "real", 2), ("d", "ldm", "fake", 1)),
+    )
+    found = protocol.groups(r, pairs={"ldm": "laion"})
+    assert sizes(found) == {"d/ldm": 3, "u/ldm": 8}
+
+
+def chosen(name, real, fake):
+    r = rows(("b", "g", "real", real), ("b", "g", "fake", fake))
+    labels = np.array([row["label"] == "fake" for row in r]).astype(int)
+    (index,) = protocol.groups(r).values()
+    keys = [row["key"] for row in r]
+    picked = protocol.select(name, index, labels, keys)
+    assert len(set(picked.tolist())) == len(picked)
+    return picked, (int((labels[picked] == 0).sum()), int((labels[picked] == 1).sum()))
+
+
+@pytest.mark.parametrize(
+    ("real", "fake", "counts"),
+    [
+        (6000, 6000, (1000, 1000)),
+        (1000, 1000, (1000, 1000)),
+        (1000, 500, (100, 100)),  # DALLE-2 of DiffusionForensics
+        (1000, 100, (100, 100)),  # Midjourney
+        (30, 20, (30, 20)),
+    ],
+)
+def test_unifd_takes_a_thousand_or_a_hundred(real, fake, counts):
+    assert chosen("unifd", real, fake)[1] == counts
+
+
+@pytest.mark.parametrize(
+    ("real", "fake", "total"),
+    [(1000, 1000, 1920), (1000, 500, 1408), (1000, 100, 1024)],
+)
+def test_paper_compat_drops_the_last_batch(real, fake, total):
+    """The sizes that the cells of the papers' tables fit."""
+    _, (kept_real, kept_fake) = chosen("paper_compat", real, fake)
+    assert kept_real == real and kept_real + kept_fake == total
+
+
+def test_full_is_everything_and_names_are_checked():
+    assert chosen("full", 30, 20)[1] == (30, 20)
+    with pytest.raises(ValueError, match="Did you mean 'paper_compat'"):
+        chosen("paper-compat", 1, 1)
+    with pytest.raises(ValueError, match="whole batches of 128.* with 50 images"):
+        chosen("paper_compat", 30, 20)
+
+
+def test_a_shared_image_is_embedded_once_and_scored_with_each(
+    photos, towers, config, tmp_path
+):
+    root, records = photos
+    pairs = {"a": "source", "b": "source"}
+    test = [r for r in records if r.split == "test"]
+    shared = [
+        Record(
+            r.key,
+            r.label,
+            "u",
+            "source" if r.label == "real" else "ab"[i // 2 % 2],
+            r.split,
+            r.caption,
+        )
+        for i, r in enumerate(test)
+    ]
+    train = [r for r in records if r.split == "train"]
+    options = dict(images=root, folder=tmp_path / "embeddings")
+    cache = embed_records([*train, *shared], towers, config, pairs=pairs, **options)
+    assert cache.counts()["in"] == 24  # each file once
+    heads = train_heads(cache, config)
+    results = evaluate_heads(cache, heads, config, workdir=tmp_path)
+    real = sum(r.label == "real" for r in shared)
+    assert {n: f["n_real"] for n, f in results["generators"].items()} == {
+        "a": real,
+        "b": real,
+    }
+    assert all(f["auc"] is not None for f in results["generators"].values())
+    assert results["counts"]["done"] == 12
+    written = json.loads((tmp_path / "results/results.json").read_text())
+    assert (
+        written["protocol"]["name"] == "full" and written["protocol"]["pairs"] == pairs
+    )
+    assert {f["protocol"] for f in written["generators"].values()} == {"full"}
+    assert "protocol full: every image" in table(results)
+    # A generator brings the source of its real images along.
+    keys = {row["key"] for part in cache.select(generators=["a"]) for row in part.rows}
+    assert {r.key for r in shared if r.generator in ("a", "source")} <= keys
+    assert not {r.key for r in shared if r.generator == "b"} & keys
+    # Other pairs need no new embedding.
+    before = {p.name: p.stat().st_mtime_ns for p in cache.folder.glob("shard*")}
+    cache = embed_records([*train, *shared], towers, config, pairs={}, **options)
+    assert {p.name: p.stat().st_mtime_ns for p in cache.folder.glob("shard*")} == before
+    assert sorted(evaluate_heads(cache, heads, config)["generators"]) == [
+        *("a", "b", "source")
+    ]
+
+
+def test_the_protocol_is_recorded_and_counts_follow(photos, towers, config, tmp_path):
+    root, records = photos
+    cache = embed_records(records, towers, config, images=root, folder=tmp_path)
+    heads = train_heads(cache, config)
+    config.evaluate.protocol = "unifd"
+    results = evaluate_heads(cache, heads, config)
+    assert results["protocol"]["name"] == "unifd"
+    assert {f["protocol"] for f in results["generators"].values()} == {"unifd"}
+    assert "protocol unifd: at most 1,000" in table(results)
+    config.evaluate.protocol = "unfd"
+    with pytest.raises(ValueError, match="Did you mean 'unifd'"):
+        evaluate_heads(cache, heads, config)
+    config.evaluate.protocol = "paper_compat"
+    with pytest.raises(ValueError, match="whole batches of 128"):
+        evaluate_heads(cache, heads, config)

@@ -1,0 +1,267 @@
+import dataclasses
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow_datasets
+from PIL import Image
+
+from item_jax import pipeline
+from item_jax.datasets import tfds
+from item_jax.embed import embed_records
+from item_jax.records import Object, Record, digest, write_json, write_records
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """A folder and 23 records: splits in turn, odd names, a damaged and an empty file,
+    boxes that float32 cannot hold."""
+    root = tmp_path_factory.mktemp("mixed")
+    rng = np.random.default_rng(0)
+    records = []
+    for i in range(23):
+        key = f"a b/{i:03d}.x.{('PNG', 'jpeg', 'webp')[i % 3]}"
+        (root / key).parent.mkdir(exist_ok=True)
+        picture = rng.integers(0, 256, (30 + i, 40, 3), dtype=np.uint8)
+        Image.fromarray(picture).save(root / key)
+        box = (0.1, 0.2, 0.3 + 1 / 3, 0.9)
+        records.append(
+            Record(
+                key,
+                label=(None, "real", "fake")[i % 3],
+                benchmark="b",
+                generator=("gan", "")[i % 2],
+                split=("train", "test", "", "my split")[i // 3 % 4],
+                caption=None if i == 3 else f"ein Häuschen {i}",
+                objects=(Object("ein Häuschen", box, 0.7),) * (i % 3),
+            )
+        )
+    (root / records[5].key).write_bytes(b"")
+    (root / records[6].key).write_bytes(b"\x89PNG garbage")
+    return root, records
+
+
+@pytest.fixture(scope="module")
+def packed(mixed, tmp_path_factory):
+    root, records = mixed
+    where = tmp_path_factory.mktemp("packed")
+    run = {"captioner": "blip", "grounder": None, "pairs": {"gan": "photos"}}
+    return tfds.build(
+        records, images=root, data_dir=where, name="mixed", run=run, shards=2
+    )
+
+
+def test_what_comes_out_is_what_went_in(mixed, packed):
+    root, records = mixed
+    pack = pickle.loads(pickle.dumps(tfds.Pack(packed)))
+    assert len(pack) == len(records)
+    assert pack.records_sha256 == digest(records)
+    assert pack.run["captioner"] == "blip" and pack.run["pairs"] == {"gan": "photos"}
+    for i in (*range(23), 3, 22, 0):
+        record, data = pack[i]
+        assert record == records[i]  # boxes to the last bit
+        assert data == (root / record.key).read_bytes()
+    for i in (23, -1):
+        with pytest.raises(IndexError):
+            pack[i]
+    assert {r.key for r, _ in pack} == {r.key for r in records}
+
+
+def test_everybody_else_can_read_it(mixed, packed):
+    """With TFDS alone, without our builder."""
+    root, records = mixed
+    builder = tensorflow_datasets.builder_from_directory(packed)
+    assert builder.info.splits["train"].num_examples == 6
+    source = builder.as_data_source(
+        split="train",
+        decoders={"image": tensorflow_datasets.decode.SkipDecoding()},
+    )
+    train = [r for r in records if r.split == "train"]
+    for record, example in zip(train, source):
+        assert example["key"].decode() == record.key
+        assert example["image"] == (root / record.key).read_bytes()
+        known = {"real": 0, "fake": 1, None: -1}
+        assert example["label"] == known[record.label]
+        assert example["caption"].decode() == (record.caption or "")
+        boxes = example["objects"]["bbox"]
+        assert len(boxes) == len(record.objects)
+        for (top, left, bottom, right), thing in zip(boxes, record.objects):
+            np.testing.assert_allclose((left, top, right, bottom), thing.box, rtol=1e-6)
+    # As an image, where one can be decoded.
+    whole = builder.as_data_source(split="train")[0]
+    np.testing.assert_array_equal(
+        whole["image"], np.asarray(Image.open(root / train[0].key))
+    )
+
+
+def contents(folder):
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
+
+
+def test_embeddings_equal_those_of_the_folder(mixed, packed, towers, config, tmp_path):
+    root, records = mixed
+    pack = tfds.Pack(packed)
+    options = dict(
+        pairs=pack.run["pairs"], sidecars={"captioner": "blip", "grounder": None}
+    )
+    one = embed_records(
+        records, towers, config, images=root, folder=tmp_path / "folder", **options
+    )
+    embed_records(
+        pack, towers, config, images=None, folder=tmp_path / "pack", **options
+    )
+    assert one.counts() == {"in": 23, "done": 20, "failed": 3}
+    assert contents(tmp_path / "folder") == contents(tmp_path / "pack")
+
+
+def test_the_commands_from_folder_to_embeddings(photos, tiny_clip, tmp_path):
+    """Index by hand, pack, embed from both: the caches are the same files."""
+    root, records = photos
+    lines = tmp_path / "records.jsonl"
+    write_records(lines, records)
+    write_json(lines.with_suffix(".run.json"), {"images": str(root), "captioner": "me"})
+
+    def run(*arguments):
+        command = [sys.executable, "-m", "item_jax", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    packing = ("--records", lines, "--data-dir", tmp_path / "packs", "--name", "photos")
+    done = run("build-dataset", *packing)
+    assert done.returncode == 0, done.stderr
+    pack = tmp_path / "packs/item/photos/1.0.0"
+    assert done.stdout == f"packed 24 images; wrote {pack}\n"
+    for workdir, source in (("a", lines), ("b", pack)):
+        done = run(
+            *("embed", "--workdir", tmp_path / workdir),
+            *(f"--config.tower={tiny_clip[0]}", f"--config.data.records={source}"),
+            *("--config.embed.shard_size=7", "--config.embed.batch_size=8"),
+        )
+        assert done.returncode == 0, done.stderr
+    one, other = (contents(tmp_path / name / "embeddings") for name in "ab")
+    assert one == other and len(one) == 9
+    again = run("build-dataset", *packing)
+    assert again.returncode == 2 and "exists; delete it" in again.stderr
+
+
+def test_worker_processes_read_a_pack(mixed, packed, config):
+    config.embed.workers = 2
+    root, records = mixed
+    items = pipeline.stream(tfds.Pack(packed), root=None, config=config, image_size=32)
+    found = list(items)
+    config.embed.workers = 0
+    wanted = list(pipeline.stream(records, root=root, config=config, image_size=32))
+    assert [i.record for i in found] == [i.record for i in wanted] == records
+    for a, b in zip(found, wanted):
+        assert a.error == b.error
+        np.testing.assert_array_equal(a.views, b.views)
+
+
+BUILD = """
+import sys, time
+from item_jax import images, records
+from item_jax.datasets import tfds
+read = images.read_bytes
+def slowly(*arguments):
+    time.sleep(0.03)
+    return read(*arguments)
+images.read_bytes = slowly
+root, lines, where = sys.argv[1:]
+tfds.build(records.read_records(lines), images=root, data_dir=where, name="x", shards=4)
+"""
+
+
+def test_a_killed_build_leaves_nothing_that_reads_as_whole(photos, tmp_path):
+    root, records = photos
+    write_records(tmp_path / "records.jsonl", records)
+    where = tmp_path / "packs"
+    command = [sys.executable, "-c", BUILD, root, tmp_path / "records.jsonl", where]
+    final = where / "item/x/1.0.0"
+    begun = []
+    for pause in (0, 0.1, 0.3):
+        before = set(where.rglob("incomplete*"))
+        run = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while set(where.rglob("incomplete*")) <= before and run.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        time.sleep(pause)
+        os.kill(run.pid, signal.SIGKILL)
+        begun.append(run.wait() == -signal.SIGKILL)
+        assert not final.exists()
+        with pytest.raises(ValueError, match="an interrupted build leaves is not one"):
+            tfds.Pack(final)
+    assert all(begun), "a kill came too late to show anything"
+    left = list(where.rglob("incomplete*"))
+    assert len(left) == 3
+    for folder in left:
+        with pytest.raises(ValueError, match="no pack in"):
+            tfds.Pack(folder)
+    subprocess.run(command, check=True, capture_output=True)
+    assert [record for record, _ in tfds.Pack(final)] == records
+
+
+def test_a_file_that_cannot_be_read_stops_the_build(photos, tmp_path):
+    root, records = photos
+    gone = [*records, Record("gone.png", caption="x")]
+    with pytest.raises(ValueError, match="'gone.png': no such file.*needs every file"):
+        tfds.build(gone, images=root, data_dir=tmp_path, name="x")
+    assert not list(tmp_path.rglob("*.array_record*"))
+    with pytest.raises(ValueError, match="allowed: letters"):
+        tfds.build(records, images=root, data_dir=tmp_path, name="a/b")
+    with pytest.raises(ValueError, match="no records"):
+        tfds.build([], images=root, data_dir=tmp_path, name="x")
+
+
+def test_splits_smaller_than_the_shards(photos, tmp_path):
+    root, records = photos
+    few = [dataclasses.replace(r, split="ab"[i == 9]) for i, r in enumerate(records)]
+    folder = tfds.build(few, images=root, data_dir=tmp_path, name="x", shards=5)
+    assert [record for record, _ in tfds.Pack(folder)] == few
+
+
+def test_missing_and_damaged_shards_are_named(photos, tmp_path):
+    root, records = photos
+    folder = tfds.build(records, images=root, data_dir=tmp_path, name="x", shards=2)
+    first = folder / "item-test.array_record-00000-of-00002"
+    whole = first.read_bytes()
+    first.write_bytes(whole[: len(whole) // 2])
+    number = next(i for i, r in enumerate(records) if r.split == "test")
+    with pytest.raises(
+        ValueError, match="item-test.array_record-00000-of-00002 is dam"
+    ):
+        tfds.Pack(folder)[number]
+    first.unlink()
+    with pytest.raises(ValueError, match="lacks item-test.array_record-00000-of-00002"):
+        tfds.Pack(folder)
+
+
+def test_shards_of_a_bucket_are_copied_once(mixed, packed, tmp_path, monkeypatch):
+    """The bucket is a local folder here: nothing but the copying is of interest."""
+    root, records = mixed
+    monkeypatch.setattr(tfds, "_remote", lambda file: True)
+    monkeypatch.setattr(tfds.tempfile, "gettempdir", lambda: str(tmp_path))
+    pack = tfds.Pack(packed)
+    assert pack[0][0] == records[0]
+    (folder,) = tmp_path.iterdir()
+    copied = list(folder.iterdir())
+    assert len(copied) == 1  # only the shard that was read
+    before = copied[0].stat().st_mtime_ns
+    assert [r for r, _ in tfds.Pack(packed)] == records
+    assert copied[0].stat().st_mtime_ns == before
+    assert len(list(folder.iterdir())) == len(list(packed.glob("*.array_record*")))
+
+
+def test_neither_tensorflow_nor_jax_is_loaded(mixed, packed):
+    code = (
+        f"from item_jax.datasets import tfds; tfds.Pack({str(packed)!r})[0]\n"
+        "import sys; print(*{'tensorflow', 'jax', 'torch'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == []
