@@ -19,6 +19,7 @@ STOREYS = [
     {"train", "baselines", "evaluate"},
     {"detector"},
     {"plots"},
+    {"verbs"},
     {"__main__"},
 ]
 BESIDES = {

@@ -88,7 +88,7 @@ def test_predict_with_records_and_with_a_caption(demo, tmp_path):
     assert command[:2] == ["item-jax", "predict"]
     out = run(*command[1:], "--json", tmp_path / "p.jsonl")
     assert "P(fake) = " in out and "P(fake) without it" in out and "caption: " in out
-    (row,) = [json.loads(line) for line in (tmp_path / "p.jsonl").open()]
+    row = json.loads((tmp_path / "p.jsonl").read_text())
     assert 0 <= row["p_fake"] <= 1 and row["status"] == "done" and row["objects"]
     image = command[2]
     out = run("predict", image, "--head", workdir / "head", "--caption", "a red ring")

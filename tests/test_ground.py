@@ -1,0 +1,658 @@
+"""The grounders: spans, scores and boxes, on hand-made numbers and tiny models."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import fake_sidecars
+import numpy as np
+import pytest
+import tiny_sidecars
+import torch
+import transformers
+from PIL import Image
+
+import boxes
+import caption
+import ground
+import grounders
+from grounders import grounding_dino
+from grounders.grounding_dino import detector_text, mean_over_tokens
+from item_jax import __main__ as door
+from item_jax import records
+from item_jax.cache import EmbeddingCache
+from item_jax.records import Record, write_json_lines
+
+ROOT = Path(__file__).parent.parent
+DINOS = ("mm-grounding-dino", "grounding-dino")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    """Every tiny checkpoint, built when first asked for."""
+    made = {}
+
+    def get(name):
+        if name not in made:
+            build = {**tiny_sidecars.CAPTIONERS, **tiny_sidecars.DETECTORS}[name]
+            made[name] = build(tmp_path_factory.mktemp(name))
+        return made[name]
+
+    return get
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Nine real files in the layout of a benchmark, one of them damaged."""
+    root = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for i in range(9):
+        pixels = rng.integers(0, 256, (48 + 5 * i, 64, 3), dtype=np.uint8)
+        path = root / "test" / "gan" / ("0_real", "1_fake")[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels // (1 + i % 3)).save(path)
+    damaged = root / "test" / "gan" / "0_real" / "4.png"
+    damaged.write_bytes(damaged.read_bytes()[:300])
+    return root
+
+
+def phrase(text, part, start=0):
+    at = text.index(part, start)
+    return {"phrase": part, "span": [at, at + len(part)]}
+
+
+def make(model, detector, **changes):
+    known = grounders.detectors()[detector]
+    options = {"detector": detector, "dtype": "auto", "local_rank": 0} | changes
+    return known.Grounder(str(model), **options)
+
+
+def noise(count=2, height=40):
+    rng = np.random.default_rng(1)
+    return list(rng.integers(0, 256, (count, height, 50, 3), dtype=np.uint8))
+
+
+def scores(grounder, captions, wanted, images=None):
+    images = images or noise(len(captions))
+    views = [grounder.prepare(image) for image in images]
+    phrases = [[phrase(c, w) for w in words] for c, words in zip(captions, wanted)]
+    return [s for _, s in grounder.ground(views, captions, phrases)]
+
+
+def rows(path):
+    return [row for _, row in records.read_json_lines(path)]
+
+
+# ----------------------------------------------------------------------------- boxes
+
+
+def test_iou_by_hand():
+    one = np.array([0, 0, 0.5, 0.5])
+    others = np.array(
+        [[0, 0, 0.5, 0.5], [0.25, 0, 0.75, 0.5], [0.5, 0.5, 1, 1], [0.2, 0.2, 0.2, 0.9]]
+    )
+    np.testing.assert_allclose(boxes.iou(one, others), [1, 1 / 3, 0, 0])
+    assert boxes.iou(np.zeros(4), np.zeros((1, 4)))[0] == 0
+
+
+def test_doubles_are_suppressed_per_phrase():
+    two = [{"phrase": "a dog", "span": [0, 5]}, {"phrase": "a dog", "span": [10, 15]}]
+    where = np.array([[0, 0, 0.5, 0.5], [0, 0, 0.5, 0.51], [0.4, 0.4, 1, 1]])
+    how = np.array([[0.9, 0.2], [0.8, 0.7], [0.3, 0.04]])
+    found = boxes.candidates(where, how, two, (100, 100))
+    # Of the doubles the better stays for either phrase; 0.04 is below the least score.
+    assert [(o["span"][0], o["score"]) for o in found] == [
+        (0, 0.9),
+        (10, 0.7),
+        (0, 0.3),
+    ]
+    assert found[1]["box"] == [0, 0, 0.5, 0.51]
+    assert len(boxes.candidates(where, how, two, (100, 100), max_candidates=2)) == 2
+
+
+def test_boxes_are_clipped_and_slivers_dropped():
+    one = [{"phrase": "x", "span": [0, 1]}]
+    where = np.array(
+        [
+            [-0.5, -0.5, 2, 2],
+            [0.5, 0.5, 0.505, 0.9],  # half a pixel wide
+            [0.9, 0.9, 0.2, 0.2],  # turned round
+            [np.nan, 0, 1, 1],
+            [1.2, 0, 1.5, 1],  # outside
+        ]
+    )
+    how = np.array([[0.9], [0.8], [0.7], [0.6], [0.5]])
+    found = boxes.candidates(where, how, one, (100, 100))
+    assert [o["box"] for o in found] == [[0, 0, 1, 1]]
+    nan = boxes.candidates(where[:1], np.array([[np.nan]]), one, (100, 100))
+    assert nan == []
+    for thing in found:
+        records.object_from_json(thing)
+
+
+# ---------------------------------------------------------------- text of the detector
+
+
+def test_the_detector_text_keeps_every_character_in_place():
+    text = detector_text("A man. A dog? İstanbul 3.5")
+    assert text == "a man  a dog  İstanbul 3 5"
+    assert len(text) == len("A man. A dog? İstanbul 3.5")
+    assert "[sep]" in detector_text("a [SEP] b")  # no special token any more
+
+
+def test_scores_are_means_over_the_tokens_of_a_phrase():
+    """One query hot on the tokens of phrase 2; substrings and repeats apart."""
+    #        [CLS]   woman   and      man      and      man       .       [SEP]
+    tokens = [(0, 0), (0, 5), (6, 9), (10, 13), (14, 17), (18, 21), (22, 23), (0, 0)]
+    text = "woman and man and man ."
+    three = [phrase(text, "woman"), phrase(text, "man", 6), phrase(text, "man", 14)]
+    probabilities = np.zeros((2, 256))
+    probabilities[0, 3] = 0.8
+    probabilities[1, [4, 5]] = 0.2, 0.6
+    both = [*three, {"phrase": "and man", "span": [14, 21]}]
+    expected = [[0, 0.8, 0, 0], [0, 0, 0.6, 0.4]]
+    np.testing.assert_allclose(mean_over_tokens(probabilities, tokens, both), expected)
+    # The token that a phrase touches is not its own.
+    touching = [phrase("t-shirt", "t"), phrase("t-shirt", "shirt")]
+    apart = mean_over_tokens(np.eye(3), [(0, 1), (1, 2), (2, 7)], touching)
+    np.testing.assert_array_equal(apart, [[1, 0], [0, 0], [0, 1]])
+    # A phrase behind the end of a text that was cut has no token, and no score.
+    assert not mean_over_tokens(probabilities, tokens[:2], both)[:, 1:].any()
+    assert mean_over_tokens(probabilities, tokens, []).shape == (2, 0)
+
+
+@pytest.mark.parametrize("detector", DINOS)
+def test_a_caption_without_a_dot_does_not_depend_on_its_batch(
+    checkpoints, detector, monkeypatch
+):
+    """Trap: without a last dot tokens see each other only when the row is padded."""
+    grounder = make(checkpoints(detector), detector)
+    short, long = "a man rides", "the red dog and two cats sleeping on a couch"
+    (alone,) = scores(grounder, [short], [["a man"]])
+    beside = scores(grounder, [short, long], [["a man"], ["a couch"]])[0]
+    np.testing.assert_allclose(alone, beside, atol=1e-4)
+    monkeypatch.setattr(grounder, "_text", detector_text)  # no dot
+    (alone,) = scores(grounder, [short], [["a man"]])
+    beside = scores(grounder, [short, long], [["a man"], ["a couch"]])[0]
+    assert np.abs(alone - beside).max() > 1e-3
+
+
+@pytest.mark.parametrize("detector", DINOS)
+def test_an_inner_dot_does_not_cut_the_caption(checkpoints, detector, monkeypatch):
+    """Trap: parts between dots do not see each other."""
+    grounder = make(checkpoints(detector), detector)
+    for dotted in ("a man. a dog", "a man? a dog"):
+        plain = dotted.replace(".", " ").replace("?", " ")
+        (one,) = scores(grounder, [dotted], [["a dog"]])
+        (other,) = scores(grounder, [plain], [["a dog"]])
+        np.testing.assert_array_equal(one, other)
+    monkeypatch.setattr(grounding_dino, "_DELIMITERS", "")
+    (one,) = scores(grounder, ["a man. a dog"], [["a dog"]])
+    (other,) = scores(grounder, ["a man  a dog"], [["a dog"]])
+    assert np.abs(one - other).max() > 1e-3
+
+
+@pytest.mark.parametrize("detector", DINOS)
+def test_two_captions_stay_two_rows(checkpoints, detector):
+    """Trap: transformers' processor merges texts without dots into one."""
+    model = checkpoints(detector)
+    processor = transformers.AutoProcessor.from_pretrained(model)
+    texts = ["a cat on the couch", "two dogs"]
+    merged = processor(
+        images=[Image.fromarray(i) for i in noise()], text=texts, return_tensors="pt"
+    )
+    assert merged["input_ids"].shape[0] == 1  # what we must not do
+    grounder = make(model, detector)
+    one, other = scores(grounder, texts, [["a cat"], ["two dogs"]])
+    assert one.shape == other.shape == (10, 1)
+    (alone,) = scores(grounder, texts[1:], [["two dogs"]], images=noise()[1:])
+    np.testing.assert_allclose(other, alone, atol=1e-4)
+
+
+@pytest.mark.parametrize("detector", DINOS)
+def test_a_long_caption_keeps_its_last_dot(checkpoints, detector):
+    """Cut at the model's 64 tokens (256 of the released ones), phrases too."""
+    grounder = make(checkpoints(detector), detector)
+    text = "a dog " * 40
+    ids = grounder._tokenizer(grounder._text(text))["input_ids"]
+    assert len(ids) == 64
+    assert ids[-2:] == [tiny_sidecars.DOT, tiny_sidecars.SEP]
+    wanted = [phrase(text, "a dog"), phrase(text, "a dog", 200)]
+    view = grounder.prepare(noise(1)[0])
+    ((_, found),) = grounder.ground([view], [text], [wanted])
+    assert (found[:, 0] > 0).all() and not found[:, 1].any()
+
+
+@pytest.mark.parametrize("detector", tiny_sidecars.DETECTORS)
+def test_pictures_of_any_size_share_a_batch(checkpoints, detector):
+    """Boxes and scores do not depend on the neighbours."""
+    grounder = make(checkpoints(detector), detector)
+    images = [*noise(1, 40), *noise(1, 90), *noise(1, 23), *noise(2, 40)]
+    captions = ["a dog", "a man and a dog", "running", "a cat", "two cats on a couch"]
+    wanted = [
+        [phrase("a dog", "a dog")],
+        [phrase("a man and a dog", "a man"), phrase("a man and a dog", "a dog")],
+        [],  # no phrase at all keeps its slot
+        [phrase("a cat", "a cat")],
+        [phrase("two cats on a couch", "a couch")],
+    ]
+    together = grounder.ground([grounder.prepare(i) for i in images], captions, wanted)
+    for image, text, own, (where, how) in zip(images, captions, wanted, together):
+        ((alone, score),) = grounder.ground([grounder.prepare(image)], [text], [own])
+        assert how.shape == (len(where), len(own)) == score.shape
+        np.testing.assert_allclose(how, score, atol=1e-4)
+        np.testing.assert_allclose(where, alone, atol=1e-4)
+
+
+def test_owlv2_boxes_are_fractions_of_the_picture(checkpoints):
+    """Its boxes are of the padded square: compare with transformers' own pixels."""
+    model = checkpoints("owlv2")
+    grounder = make(model, "owlv2")
+    image = noise(1, 30)[0]  # 50 wide, 30 high
+    text = "a dog and a cat"
+    own = [phrase(text, "a dog"), phrase(text, "a cat")]
+    ((where, how),) = grounder.ground([grounder.prepare(image)], [text], [own])
+    processor = transformers.AutoProcessor.from_pretrained(model)
+    inputs = processor(
+        text=[["a dog", "a cat"]], images=Image.fromarray(image), return_tensors="pt"
+    )
+    with torch.inference_mode():
+        out = grounder._model(**inputs)
+    result = processor.image_processor.post_process_object_detection(
+        out, threshold=-1, target_sizes=[(30, 50)]
+    )[0]
+    pixels = where * [50, 30, 50, 30]
+    np.testing.assert_allclose(result["boxes"], pixels, atol=1e-3)
+    np.testing.assert_allclose(result["scores"], how.max(1), atol=1e-5)
+    assert where[:, 3].max() > 1  # reaches into the padding; clipped when stored
+
+
+def test_dino_scores_are_those_of_the_given_phrases(checkpoints):
+    """Against transformers' own processor and a mean taken by hand."""
+    model = checkpoints("grounding-dino")
+    grounder = make(model, "grounding-dino")
+    image, text = noise(1)[0], "A man rides the red wave"
+    own = [phrase(text, "A man"), phrase(text, "the red wave")]
+    ((where, how),) = grounder.ground([grounder.prepare(image)], [text], [own])
+    processor = transformers.AutoProcessor.from_pretrained(model)
+    inputs = processor(
+        images=Image.fromarray(image), text=text.lower() + " .", return_tensors="pt"
+    )
+    with torch.inference_mode():
+        out = grounder._model(**inputs)
+    tokens = out.logits[0].sigmoid().numpy()
+    # [CLS] a man rides the red wave . [SEP]
+    expected = np.stack([tokens[:, 1:3].mean(1), tokens[:, 4:7].mean(1)], 1)
+    np.testing.assert_allclose(how, expected, atol=1e-5)
+    centre = out.pred_boxes[0].numpy()
+    np.testing.assert_allclose(
+        (where[:, :2] + where[:, 2:]) / 2, centre[:, :2], atol=1e-5
+    )
+    np.testing.assert_allclose(where[:, 2:] - where[:, :2], centre[:, 2:], atol=1e-5)
+
+
+@pytest.mark.parametrize("detector", DINOS)
+def test_half_precision_runs_or_says_what_it_needs(checkpoints, detector):
+    model = checkpoints(detector)
+    if tuple(map(int, transformers.__version__.split(".")[:2])) < (5, 23):
+        with pytest.raises(ValueError, match=r"transformers >= 5.23.*--dtype float32"):
+            make(model, detector, dtype="bfloat16")
+        return
+    grounder = make(model, detector, dtype="bfloat16")
+    (found,) = scores(grounder, ["a dog"], [["a dog"]])
+    assert np.isfinite(found).all()
+
+
+def test_the_model_must_be_of_the_detector(checkpoints):
+    with pytest.raises(ValueError, match="of type 'owlv2'; this adapter takes ground"):
+        make(checkpoints("owlv2"), "grounding-dino")
+    with pytest.raises(ValueError, match="of type 'grounding-dino'.*mm-grounding-dino"):
+        make(checkpoints("grounding-dino"), "llmdet")
+
+
+# ------------------------------------------------------------------------ the program
+
+CAPTIONS = {
+    "0_real/0.png": ("A dog and a cat, and a dog.", ["A dog", "a dog", "a cat"]),
+    "0_real/2.png": ("running. jumping", []),  # no phrase
+    "0_real/4.png": (None, []),  # the damaged one
+    "0_real/6.png": ("a woman. a man", ["man", "a woman"]),
+    "0_real/8.png": ("two cats on a couch", ["two cats", "a couch"]),
+    **{f"1_fake/{i}.png": ("the red ball", ["the red ball"]) for i in (1, 3, 5, 7)},
+}
+
+
+@pytest.fixture
+def captioned(pictures, tmp_path):
+    """captions.jsonl and a file of phrases for `pictures`."""
+    captions, phrases = tmp_path / "captions.jsonl", tmp_path / "phrases.jsonl"
+    lines, own = [], []
+    for name, (text, wanted) in CAPTIONS.items():
+        key = f"test/gan/{name}"
+        status, error = ("ok", None) if text else ("error", "ImageError: damaged")
+        lines.append({"key": key, "caption": text, "status": status, "error": error})
+        own.append({"key": key, "phrases": wanted})
+    write_json_lines(captions, lines)
+    write_json_lines(phrases, own)
+    return captions, phrases
+
+
+def arguments(images, captions, out, *more):
+    return ground.parser().parse_args(
+        [
+            *("--images", str(images), "--captions", str(captions), "--out", str(out)),
+            *("--batch-size", "4", "--shard-size", "8", "--workers", "2", *more),
+        ]
+    )
+
+
+def fake(pictures, captioned, out, *more):
+    captions, phrases = captioned
+    more = ("--detector", "fake_sidecars", "--phrases", str(phrases), *more)
+    return arguments(pictures, captions, out, *more)
+
+
+def test_rows_of_the_grounder(pictures, captioned, tmp_path):
+    assert ground.main(fake(pictures, captioned, tmp_path / "out")) == 0
+    found = {r["key"]: r for r in rows(tmp_path / "out" / "objects.jsonl")}
+    assert len(found) == 9
+    first = found["test/gan/0_real/0.png"]
+    names = {"key", "sha256", "phrases", "objects", "status", "error"}
+    assert set(first) == names and first["status"] == "ok"
+    # The phrase that occurs twice is there twice, with two places and a box each.
+    assert [p["span"] for p in first["phrases"]] == [[0, 5], [21, 26], [10, 15]]
+    assert [o["span"] for o in first["objects"]] == [[0, 5], [21, 26], [10, 15]]
+    # "man" is not the one in "woman".
+    other = found["test/gan/0_real/6.png"]
+    assert [p["span"] for p in other["phrases"]] == [[11, 14], [0, 7]]
+    none = found["test/gan/0_real/2.png"]
+    assert (none["status"], none["phrases"], none["objects"]) == ("ok", [], [])
+    damaged = found["test/gan/0_real/4.png"]
+    assert damaged["status"] == "error" and "PNG" in damaged["error"]
+    assert damaged["objects"] == [] and damaged["sha256"]
+
+
+def test_images_without_a_caption_are_skipped(pictures, tmp_path):
+    captions, phrases = tmp_path / "c.jsonl", tmp_path / "p.jsonl"
+    keys = [f"test/gan/1_fake/{i}.png" for i in (1, 3, 5)]
+    write_json_lines(
+        captions,
+        [
+            {"key": keys[0], "caption": None, "status": "error", "error": "empty"},
+            {"key": keys[1], "caption": " "},
+            {"key": keys[2], "caption": "a dog", "sha256": "0" * 64},
+        ],
+    )
+    write_json_lines(phrases, [{"key": k, "phrases": []} for k in keys])
+    out = tmp_path / "out"
+    assert ground.main(fake(pictures, (captions, phrases), out)) == 0
+    one, two, three = rows(out / "objects.jsonl")
+    assert (one["status"], one["error"]) == ("skipped", "no caption: empty")
+    assert two["status"] == "skipped"
+    assert (
+        three["status"] == "error"
+        and "not the one that was captioned" in (three["error"])
+    )
+
+
+def test_boxes_are_of_the_upright_picture(tmp_path):
+    """The stub's box depends on which side is longer, as it sees the pixels."""
+    root = tmp_path / "images"
+    root.mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 20)).save(root / "a.png", exif=exif)  # upright: 20 x 40
+    captions, phrases = tmp_path / "c.jsonl", tmp_path / "p.jsonl"
+    write_json_lines(captions, [{"key": "a.png", "caption": "a dog"}])
+    write_json_lines(phrases, [{"key": "a.png", "phrases": ["a dog"]}])
+    assert ground.main(fake(root, (captions, phrases), tmp_path / "out")) == 0
+    (row,) = rows(tmp_path / "out" / "objects.jsonl")
+    assert row["objects"][0]["box"] == [0.25, 0.25, 1, 1]
+
+
+def test_phrases_that_do_not_fit_fail_their_row_only(pictures, captioned, tmp_path):
+    captions, phrases = captioned
+    lines = rows(phrases)
+    lines[0]["phrases"] = ["an elephant"]
+    del lines[-1]
+    write_json_lines(phrases, lines)
+    assert ground.main(fake(pictures, captioned, tmp_path / "out")) == 0
+    found = {r["key"]: r for r in rows(tmp_path / "out" / "objects.jsonl")}
+    assert "'an elephant' is not in" in found["test/gan/0_real/0.png"]["error"]
+    assert "no line for this image" in found["test/gan/1_fake/7.png"]["error"]
+    assert sum(r["status"] == "ok" for r in found.values()) == 6
+
+
+def test_noun_phrases_are_found_where_no_file_gives_them(
+    pictures, captioned, tmp_path, monkeypatch
+):
+    tags = {"a": "DT", "the": "DT", "red": "JJ", "two": "CD", "on": "IN"}
+    tags |= dict.fromkeys((".", ",", "and", "running", "jumping"), "X")
+
+    def tagger(words):
+        return [(w, tags.get(w, "NN")) for w in words]
+
+    monkeypatch.setattr(ground.noun_phrases, "_perceptron", lambda nltk: tagger)
+    out = tmp_path / "out"
+    more = ("--detector", "fake_sidecars", "--stop-list")
+    assert ground.main(arguments(pictures, captioned[0], out, *more)) == 0
+    found = {r["key"]: r["phrases"] for r in rows(out / "objects.jsonl")}
+    first = [(p["phrase"], p["span"]) for p in found["test/gan/0_real/0.png"]]
+    assert first == [("A dog", [0, 5]), ("a cat", [10, 15]), ("a dog", [21, 26])]
+    assert found["test/gan/0_real/2.png"] == []
+    said = [p["phrase"] for p in found["test/gan/0_real/6.png"]]
+    assert said == ["a woman", "a man"]
+    source = json.loads((out / "run.json").read_text())["settings"]["noun_phrases"]
+    assert source == {"phrases": "glip-nltk", "stop_list": True}
+
+
+def test_a_second_detector_takes_the_phrases_of_the_first(
+    pictures, captioned, tmp_path
+):
+    ground.main(fake(pictures, captioned, tmp_path / "one"))
+    first = tmp_path / "one" / "objects.jsonl"
+    ground.main(fake(pictures, (captioned[0], first), tmp_path / "two"))
+    one, two = rows(first), rows(tmp_path / "two" / "objects.jsonl")
+    assert [r["phrases"] for r in one] == [r["phrases"] for r in two]
+    settings = json.loads((tmp_path / "two" / "run.json").read_text())["settings"]
+    assert settings["noun_phrases"]["phrases"] == "file"
+    # Other phrases are another run.
+    with pytest.raises(ValueError, match="noun_phrases.sha256"):
+        ground.main(fake(pictures, captioned, tmp_path / "two"))
+    with pytest.raises(ValueError, match="grounder.min_score is 0.05.*0.2 now"):
+        ground.main(fake(pictures, captioned, tmp_path / "one", "--min-score", "0.2"))
+
+
+def test_boxes_are_of_the_pixels_that_were_captioned(pictures, tmp_path):
+    out = tmp_path / "captions"
+    caption.main(
+        caption.parser().parse_args(
+            [
+                *("--images", str(pictures), "--out", str(out), "--model", "m"),
+                *("--captioner", "fake_sidecars", "--perturb", "noise:2"),
+            ]
+        )
+    )
+    captions, phrases = out / "captions.jsonl", tmp_path / "p.jsonl"
+    keys = [r["key"] for r in rows(captions)]
+    write_json_lines(phrases, [{"key": k, "phrases": ["corner"]} for k in keys])
+    assert ground.main(fake(pictures, (captions, phrases), tmp_path / "out")) == 0
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert run["settings"]["perturbation"] == "noise:2"
+    with pytest.raises(ValueError, match="'noise:2': captions and boxes must be"):
+        ground.main(fake(pictures, (captions, phrases), out, "--perturb", "jpeg:1"))
+    # Captions and objects do not share a folder.
+    with pytest.raises(ValueError, match="stage is 'caption' in its run.json"):
+        ground.main(fake(pictures, (captions, phrases), out, "--shard-size", "8"))
+
+
+def test_bad_captions_are_named(pictures, tmp_path):
+    path = tmp_path / "captions.jsonl"
+    for lines, words in (
+        ([], "has no captions"),
+        ([{"caption": "x"}], "line 1: no key"),
+        ([{"key": "a"}, {"key": "a"}], "two rows with the key 'a'"),
+    ):
+        write_json_lines(path, lines)
+        with pytest.raises(ValueError, match=words):
+            ground.main(arguments(pictures, path, tmp_path / "out"))
+
+
+def test_unknown_detectors_are_named(pictures, captioned, tmp_path):
+    for name, words in (
+        ("grounding-dno", "did you mean 'grounding-dino'"),
+        ("json", "no adapter 'json'"),
+    ):
+        more = ("--detector", name)
+        with pytest.raises(ValueError, match=words):
+            ground.main(fake(pictures, captioned, tmp_path / "out", *more))
+
+
+def test_the_canary_needs_a_sure_box(pictures, captioned, tmp_path, monkeypatch):
+    bird = pictures / "test" / "gan" / "1_fake" / "1.png"
+    more = ("--canary", f"{bird}=two cats")
+    assert ground.main(fake(pictures, captioned, tmp_path / "out", *more)) == 0
+    monkeypatch.setattr(fake_sidecars.Grounder, "reader_threshold", 0.7)
+    with pytest.raises(ValueError, match="should yield 'two cats' and yielded ''"):
+        ground.main(fake(pictures, captioned, tmp_path / "new", *more))
+
+
+def test_ranks_and_merge(pictures, captioned, tmp_path):
+    for rank in "10":
+        more = ("--rank", rank, "--world-size", "2")
+        ground.main(fake(pictures, captioned, tmp_path / "two", *more))
+    ground.main(fake(pictures, captioned, tmp_path / "one"))
+    one, two = (tmp_path / n / "objects.jsonl" for n in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
+    two.unlink()
+    ground.main(fake(pictures, captioned, tmp_path / "two", "--merge"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+# -------------------------------------------------------- images to embeddings, whole
+
+
+@pytest.mark.parametrize(
+    "captioner, detector",
+    [
+        ("blip2", "mm-grounding-dino"),
+        ("blip", "grounding-dino"),
+        ("llava", "llmdet"),
+        ("blip", "owlv2"),
+    ],
+)
+def test_from_images_to_embeddings(
+    checkpoints, pictures, tiny_clip, tmp_path, captioner, detector, capsys
+):
+    """caption.py, ground.py, item-jax index, item-jax embed, on one folder, offline."""
+    captions, objects = tmp_path / "captions", tmp_path / "objects"
+    words = caption.parser().parse_args(
+        [
+            *("--images", str(pictures), "--model", str(checkpoints(captioner))),
+            *("--out", str(captions), "--batch-size", "4", "--shard-size", "8"),
+        ]
+    )
+    assert caption.main(words) == 0
+    lines = rows(captions / "captions.jsonl")
+    phrases = tmp_path / "phrases.jsonl"
+    write_json_lines(
+        phrases,
+        [{"key": r["key"], "phrases": (r["caption"] or "").split()[:2]} for r in lines],
+    )
+    more = ("--detector", detector, "--model", str(checkpoints(detector)))
+    more = (*more, "--phrases", str(phrases), "--min-score", "0.01")
+    text = captions / "captions.jsonl"
+    assert ground.main(arguments(pictures, text, objects, *more)) == 0
+    said = rows(objects / "objects.jsonl")
+    good = [r for r in said if r["status"] == "ok"]
+    assert len(good) >= 6 and any(len(r["objects"]) > 0 for r in good)
+    for row in good:
+        spans = [p["span"] for p in row["phrases"]]
+        assert all(o["span"] in spans for o in row["objects"])
+
+    capsys.readouterr()
+    made = tmp_path / "records.jsonl"
+    index = ["index", "--images", str(pictures), "--out", str(made)]
+    index += ["--captions", str(text), "--objects", str(objects / "objects.jsonl")]
+    assert door.main(index) == 0
+    report = capsys.readouterr().out
+    assert "9 images = " in report and "words on average" in report
+    run = json.loads(made.with_suffix(".run.json").read_text())
+    assert run["captioner"].startswith(checkpoints(captioner).name)
+    assert run["grounder"].startswith(checkpoints(detector).name)
+
+    embed = ["embed", "--workdir", str(tmp_path / "run"), "--config.embed.batch_size=8"]
+    embed += [f"--config.data.records={made}", f"--config.tower={tiny_clip[0]}"]
+    embed += ["--config.embed.text_batch_size=8", "--config.data.score_threshold=0.01"]
+    assert door.main([*embed, "--config.data.min_object_pixels=1"]) == 1  # one failed
+    cache = EmbeddingCache(tmp_path / "run" / "embeddings")
+    counts = cache.counts()
+    assert counts["in"] == 9 and counts["done"] == len(good)
+    stored = sum(len(e.object_emb) for e, _ in cache.shards())
+    assert stored == sum(min(len(r["objects"]), 10) for r in good) > 0
+
+
+def test_the_report_of_a_join(tmp_path):
+    captions, objects = tmp_path / "c.jsonl", tmp_path / "o.jsonl"
+    things = [
+        {"phrase": "a dog", "box": [0, 0, 1, 1], "score": s} for s in (0.9, 0.3, 0.1)
+    ]
+    write_json_lines(
+        captions,
+        [
+            {"key": "a", "caption": "a dog runs", "status": "ok"},
+            {"key": "b", "caption": "a very small dog runs", "status": "ok"},
+            {"key": "c", "caption": None, "status": "error", "error": "damaged"},
+            {"key": "d", "caption": "a cat", "status": "ok"},
+        ],
+    )
+    write_json_lines(
+        objects,
+        [
+            {"key": "a", "objects": things, "status": "ok"},
+            {"key": "b", "objects": things[2:], "status": "ok"},
+            {"key": "c", "objects": [], "status": "skipped", "error": "no caption"},
+            {"key": "zzz", "objects": [], "status": "ok"},
+        ],
+    )
+    index = [Record(k) for k in "abcde"]
+    joined, report = records.join(index, captions=captions, objects=objects)
+    assert (report.captioned, report.failed, report.without_caption) == (3, 1, 1)
+    assert (report.words, report.shortest, report.longest) == (10, 2, 5)
+    assert (report.grounded, report.not_grounded, report.unused_lines) == (2, 2, 1)
+    assert (report.objects, report.sure) == (4, 2)
+    assert (report.without_objects, report.without_sure) == (0, 1)
+    assert report.text().splitlines() == [
+        "5 images = 3 captioned + 1 failed in a sidecar + 1 without a caption",
+        "captions of 3.3 words on average, 2 to 5",
+        "2 grounded, 2 not; objects an image: 2.00 candidates, 1.00 with a score of "
+        "0.3 or more; 0.0% and 50.0% of the images have none",
+        "1 sidecar lines belong to no image here",
+    ]
+    assert "damaged" in joined[2].error and "captions" not in joined[2].key
+
+
+def test_help_shows_an_example():
+    for script, words in (
+        ("ground.py", ("mm-grounding-dino", "torchrun --standalone", "glip-nltk")),
+        ("compare_groundings.py", ("--threshold-a 0.5",)),
+    ):
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "scripts" / script), "--help"],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        for word in words:
+            assert word in done.stdout

@@ -1,0 +1,303 @@
+"""Tiny random captioners and detectors, written as whole checkpoints on disk.
+
+They load through the same `from_pretrained` as the published ones. What they say is
+noise; what happens to it is real.
+"""
+
+from __future__ import annotations
+
+import string
+from pathlib import Path
+
+import torch
+import transformers as hf
+
+WORDS = (
+    *("a", "the", "man", "woman", "dog", "cat", "cats", "wave", "red", "ball", "on"),
+    *("top", "of", "surfboard", "and", "rides", "sleeping", "couch", "photo", "two"),
+)
+CLS, SEP, DOT, QUESTION = 101, 102, 1012, 1029  # of bert-base-uncased, hard-coded
+
+
+def _bert_vocab() -> dict[str, int]:
+    vocab = {"[PAD]": 0, "[UNK]": 100, "[CLS]": CLS, "[SEP]": SEP, "[MASK]": 103}
+    vocab |= {".": DOT, "?": QUESTION}
+    letters = (*string.ascii_lowercase, *(f"##{c}" for c in string.ascii_lowercase))
+    vocab |= {w: 200 + i for i, w in enumerate((*dict.fromkeys((*WORDS, *letters)),))}
+    vocab |= {c: 400 + i for i, c in enumerate(",;:!()-'\"0123456789")}
+    free = (i for i in range(1030) if i not in set(vocab.values()))
+    return vocab | {f"[unused{i}]": i for i in free}
+
+
+def _byte_vocab(*special: str) -> dict[str, int]:
+    """Special tokens, GPT-2's byte alphabet (space is G with a dot), whole words."""
+    letters = [chr(b) for b in range(33, 127)] + ["\u0120", "\u010a"]
+    words = [f"\u0120{w}" for w in WORDS]
+    return {t: i for i, t in enumerate((*special, *letters, *words))}
+
+
+def _noise(model, seed=0, scale=0.3):
+    """Random weights that give varied output: the usual ones are too small."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator) * scale)
+    return model.eval()
+
+
+def _say_only(head, ids) -> None:
+    """Lets a language model choose among a few tokens."""
+    with torch.no_grad():
+        others = torch.ones(len(head.weight), dtype=torch.bool)
+        others[list(ids)] = False
+        if getattr(head, "bias", None) is None:
+            head.weight[others] = 0
+        else:
+            head.bias[others] = -1e4
+
+
+def blip(folder: Path) -> Path:
+    vocab = _bert_vocab()
+    config = hf.BlipConfig(
+        text_config=dict(
+            vocab_size=1030,
+            hidden_size=16,
+            encoder_hidden_size=16,
+            intermediate_size=16,
+            projection_dim=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=64,
+            bos_token_id=104,
+            sep_token_id=SEP,
+            eos_token_id=SEP,
+            pad_token_id=0,
+        ),
+        vision_config=dict(
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            image_size=32,
+            patch_size=16,
+        ),
+        projection_dim=16,
+    )
+    model = _noise(hf.BlipForConditionalGeneration(config), scale=0.7)
+    decoder = model.text_decoder.cls.predictions.decoder
+    _say_only(decoder, [vocab[w] for w in WORDS] + [SEP])
+    hf.BlipProcessor(
+        hf.BlipImageProcessor(size={"height": 32, "width": 32}),
+        hf.BertTokenizer(vocab=vocab),
+    ).save_pretrained(folder)
+    model.save_pretrained(folder)
+    return folder
+
+
+def blip2(folder: Path) -> Path:
+    vocab = _byte_vocab("<s>", "<pad>", "</s>", "<unk>")
+    tokenizer = hf.GPT2Tokenizer(
+        vocab=vocab, merges=[], bos_token="</s>", eos_token="</s>", pad_token="<pad>",
+        unk_token="<unk>",
+    )  # fmt: skip
+    image = hf.BlipImageProcessor(size={"height": 28, "width": 28})
+    processor = hf.Blip2Processor(image, tokenizer, num_query_tokens=4)
+    tokenizer = processor.tokenizer  # has <image> now
+    config = hf.Blip2Config(
+        vision_config=dict(
+            hidden_size=32,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            image_size=28,
+            patch_size=14,
+        ),
+        qformer_config=dict(
+            vocab_size=99,
+            hidden_size=32,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+        ),
+        text_config=dict(
+            model_type="opt",
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            ffn_dim=16,
+            word_embed_proj_dim=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=64,
+            bos_token_id=2,
+            pad_token_id=1,
+            eos_token_id=vocab["\u010a"],  # a newline, as in the released checkpoint
+        ),
+        num_query_tokens=4,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+    )
+    model = _noise(hf.Blip2ForConditionalGeneration(config), seed=5, scale=1.0)
+    with torch.no_grad():  # or no picture would be told from another
+        model.language_projection.weight *= 10
+    words = [vocab["\u0120" + w] for w in WORDS] + [vocab["\u010a"]]
+    _say_only(model.language_model.get_output_embeddings(), words)
+    processor.save_pretrained(folder)
+    model.save_pretrained(folder)
+    return folder
+
+
+def llava(folder: Path) -> Path:
+    vocab = _byte_vocab("<unk>", "<s>", "</s>", "<pad>", "<image>")
+    tokenizer = hf.GPT2Tokenizer(
+        vocab=vocab, merges=[], bos_token="<s>", eos_token="</s>", pad_token="<pad>",
+        unk_token="<unk>", extra_special_tokens={"image_token": "<image>"},
+    )  # fmt: skip
+    processor = hf.LlavaProcessor(
+        hf.CLIPImageProcessor(
+            size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}
+        ),
+        tokenizer,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        image_token="<image>",
+        chat_template=LLAVA_TEMPLATE,
+    )
+    config = hf.LlavaConfig(
+        vision_config=dict(
+            model_type="clip_vision_model",
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=28,
+            patch_size=14,
+            projection_dim=16,
+        ),
+        text_config=dict(
+            model_type="llama",
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=256,
+            bos_token_id=1,
+            eos_token_id=2,
+            pad_token_id=3,
+        ),
+        image_token_index=vocab["<image>"],
+    )
+    model = _noise(hf.LlavaForConditionalGeneration(config), seed=4)
+    _say_only(model.lm_head, [vocab["\u0120" + w] for w in WORDS] + [vocab["</s>"]])
+    processor.save_pretrained(folder)
+    model.save_pretrained(folder)
+    return folder
+
+
+# That of llava-hf/llava-1.5-7b-hf says the same of these messages.
+LLAVA_TEMPLATE = (
+    "{% for message in messages %}USER: "
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<image>\n{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %} ASSISTANT:{% endif %}"
+)
+
+
+def grounding_dino(folder: Path, kind: str = "GroundingDino") -> Path:
+    config = getattr(hf, f"{kind}Config")(
+        backbone_config=hf.SwinConfig(
+            image_size=64,
+            embed_dim=8,
+            depths=[1, 1, 1, 1],
+            num_heads=[1, 1, 1, 1],
+            window_size=7,
+            out_features=["stage2", "stage3", "stage4"],
+        ),
+        text_config=hf.BertConfig(
+            vocab_size=1030,
+            hidden_size=8,
+            intermediate_size=8,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=64,
+        ),
+        d_model=32,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=16,
+        decoder_ffn_dim=16,
+        num_queries=10,
+        max_text_len=64,
+    )
+    cls = getattr(hf, f"{kind}ForObjectDetection")
+    torch.manual_seed(0)
+    model = cls(config).eval()
+    with torch.no_grad():
+        # Fresh weights see no text at all: the enhancers between picture and words
+        # begin switched off. And every box would be the same.
+        for name, p in model.named_parameters():
+            if p.ndim > 1:
+                p.normal_(0, 0.2)
+            if "param" in name:
+                p.fill_(0.5)
+            if "class_embed" in name and name.endswith("bias"):
+                p.zero_()  # MM-Grounding-DINO begins with a probability of 0.01
+    hf.GroundingDinoProcessor(
+        hf.GroundingDinoImageProcessor(size={"shortest_edge": 72, "longest_edge": 128}),
+        hf.BertTokenizer(vocab=_bert_vocab()),
+    ).save_pretrained(folder)
+    model.save_pretrained(folder)
+    return folder
+
+
+def mm_grounding_dino(folder: Path) -> Path:
+    """MM-Grounding-DINO; LLMDet's checkpoints are of the same class."""
+    return grounding_dino(folder, "MMGroundingDino")
+
+
+def owlv2(folder: Path) -> Path:
+    letters = string.ascii_lowercase
+    words = ("!", *letters, *(f"{c}</w>" for c in letters))
+    # The text's vector is taken at the highest id, so the end must be the last.
+    vocab = {t: i for i, t in enumerate((*words, "<|startoftext|>", "<|endoftext|>"))}
+    tokenizer = hf.CLIPTokenizer(vocab=vocab, merges=[], pad_token="!")
+    config = hf.Owlv2Config(
+        text_config=dict(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=16,
+            bos_token_id=vocab["<|startoftext|>"],
+            eos_token_id=vocab["<|endoftext|>"],
+            pad_token_id=tokenizer.pad_token_id,
+        ),
+        vision_config=dict(
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            image_size=64,
+            patch_size=16,
+        ),
+        projection_dim=16,
+    )
+    model = _noise(hf.Owlv2ForObjectDetection(config))
+    hf.Owlv2Processor(
+        hf.Owlv2ImageProcessor(size={"height": 64, "width": 64}), tokenizer
+    ).save_pretrained(folder)
+    model.save_pretrained(folder)
+    return folder
+
+
+CAPTIONERS = {"blip2": blip2, "blip": blip, "llava": llava}
+DETECTORS = {
+    "mm-grounding-dino": mm_grounding_dino,
+    "grounding-dino": grounding_dino,
+    "llmdet": mm_grounding_dino,
+    "owlv2": owlv2,
+}
