@@ -16,9 +16,9 @@ import time
 from pathlib import Path
 
 import numpy as np
+
 import random_clip
 from benchmarks.embedding import make_records
-
 from item_jax.cache import EmbeddingCache
 from item_jax.records import write_records
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import random_clip
-from benchmarks.race import check_equal, race
 from PIL import Image
 
+import random_clip
+from benchmarks.race import check_equal, race
 from item_jax import config as config_lib
 from item_jax import images, pipeline
 from item_jax.embed import embed_items
@@ -75,7 +75,7 @@ def run(arguments):
     torch_dtype = getattr(torch, arguments.dtype)
     sizes = [s for s in arguments.sizes if s != "ViT-B-16"]
     for size in sizes:
-        count = {True: 4096, False: 48 if size == "ViT-B-32" else 12}[gpu]
+        count = 4096 if gpu else {"ViT-B-32": 48}.get(size, 6)
         count = 8 if arguments.quick else count
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder)

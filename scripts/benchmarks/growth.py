@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+
 import random_clip
 
 EMBED = (1000, 2000, 4000, 8000, 16_000)
@@ -42,7 +43,6 @@ def run(arguments):
 def embed(count: int, folder: Path) -> None:
     """Embeds `count` images (200 files, met again and again) with a tiny tower."""
     from benchmarks.embedding import make_records
-
     from item_jax import config, embed_records, load_towers, read_records, write_records
 
     root = folder / "images"

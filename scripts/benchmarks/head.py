@@ -6,8 +6,8 @@ import time
 
 import jax
 import numpy as np
-from benchmarks.race import race
 
+from benchmarks.race import race
 from item_jax import config as config_lib
 from item_jax import train
 

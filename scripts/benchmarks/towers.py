@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
 import random_clip
 from benchmarks.race import check_equal, race
-
 from item_jax.towers import clip_vit
 from item_jax.towers.load import load_towers
 
@@ -82,7 +83,7 @@ def run(arguments):
 
         for which, peer in (("image", torch_image), ("text", torch_text)):
             fn = {"image": clip_vit.encode_image, "text": clip_vit.encode_text}[which]
-            jitted = jax.jit(lambda p, x, fn=fn: fn(p, x, config=config, dtype=dtype))
+            jitted = jax.jit(functools.partial(fn, config=config, dtype=dtype))
             params = jax.device_put(
                 towers.params[{"image": "vision", "text": "text"}[which]]
             )
