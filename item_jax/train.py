@@ -70,13 +70,8 @@ def fit(
         return params, optimizer.init(params)
 
     state = jax.jit(jax.vmap(init, in_axes=(0, per_head)))(keys, features)
-    run_epoch = jax.jit(
-        jax.vmap(
-            functools.partial(_epoch, module, optimizer, c.batch_size),
-            in_axes=(0, 0, None, per_head, None),
-        ),
-        donate_argnums=0,
-    )
+    one_head = functools.partial(_epoch, module, optimizer, c.batch_size)
+    run_epoch = jax.jit(_side_by_side(one_head, len(seeds), per_head), donate_argnums=0)
     with _Checkpoints(checkpoints, _run_id(features, labels, config, seeds)) as saved:
         done, state = saved.restore(state)
         for epoch in range(done + 1, c.epochs + 1):
@@ -92,6 +87,24 @@ def fit(
                 saved.save(epoch, state)
     params = jax.device_get(state[0])
     return [jax.tree.map(lambda p, k=k: p[k], params) for k in range(len(seeds))]
+
+
+def _side_by_side(one_head, count: int, per_head: int | None):
+    """Runs an epoch of every head; with a single one, without `vmap`.
+
+    A batched matrix product over one head costs a quarter more than a plain one on a
+    CPU (0.65 against 0.50 s an epoch of 80,000 x 768).
+    """
+    if count > 1:
+        return jax.vmap(one_head, in_axes=(0, 0, None, per_head, None))
+
+    def alone(state, keys, epoch, features, labels):
+        state = jax.tree.map(lambda x: x[0], state)
+        features = features if per_head is None else features[0]
+        state, loss = one_head(state, keys[0], epoch, features, labels)
+        return jax.tree.map(lambda x: x[None], state), loss[None]
+
+    return alone
 
 
 def _epoch(module, optimizer, batch_size, state, key, epoch, features, labels):
