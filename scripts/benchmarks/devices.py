@@ -19,6 +19,7 @@ import numpy as np
 
 import random_clip
 from benchmarks.embedding import make_records
+from benchmarks.race import unit
 from item_jax.cache import EmbeddingCache
 from item_jax.records import write_records
 
@@ -93,10 +94,10 @@ def embed(folder, workdir, devices, mode, processes) -> None:
 
 
 def everything(workdir) -> np.ndarray:
-    """All embeddings of a cache in one array."""
+    """All embeddings of a cache in one array, as unit vectors: what D is made of."""
     parts = [e.arrays() for e, _ in EmbeddingCache(workdir / "embeddings").shards()]
     names = ("image_emb", "text_emb", "object_emb", "phrase_emb")
-    return np.concatenate([p[name] for p in parts for name in names])
+    return unit(np.concatenate([p[name] for p in parts for name in names]))
 
 
 if __name__ == "__main__":
