@@ -25,6 +25,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments, rest = parser.parse_known_args(argv)
     try:
         arguments.overrides = _overrides(rest)
+        if arguments.overrides and not hasattr(arguments, "config"):
+            raise ValueError(f"takes no --config option such as {rest[0]}")
         if getattr(arguments, "distributed", False):
             from item_jax import sharding
 
@@ -137,13 +139,15 @@ def _parser() -> argparse.ArgumentParser:
         "--config.misalignment.w2=0",
         stage=True,
     )
-    verb(
+    p = verb(
         "evaluate",
         verbs.evaluate,
         "Score the test split and print ACC, AP and AUC per generator.",
-        "item-jax evaluate --config=configs/item_vitl14.py --workdir run",
+        "item-jax evaluate --config=configs/item_vitl14.py --workdir run\n"
+        "  item-jax evaluate --workdir genimage --head progan/head",
         stage=True,
     )
+    p.add_argument("--head", help="trained in another workdir; default: WORKDIR/head")
 
     p = verb(
         "predict",

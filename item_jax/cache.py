@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -186,7 +187,7 @@ class EmbeddingCache:
             for name, value in embeddings.arrays().items()
         }
         path = self.path(shard)
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
         with open(partial, "wb") as f:
             f.write(save(arrays))
             f.flush()

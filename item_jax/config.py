@@ -29,6 +29,23 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     return f"allowed: {', '.join(allowed)}.{hint}"
 
 
+LEAST = {
+    "data.max_objects": 0,
+    "embed.batch_size": 1,
+    "embed.text_batch_size": 1,
+    "embed.shard_size": 1,
+    "embed.threads": 1,
+    "embed.workers": 0,
+    "head.hidden_dim": 1,
+    "train.epochs": 1,
+    "train.batch_size": 1,
+    "train.seeds": 1,
+    "train.checkpoint_every": 1,
+    "evaluate.bootstrap": 0,
+}
+"""The least value of each count of a configuration."""
+
+
 def default() -> ConfigDict:
     """Returns the paper's configuration, locked: an unknown field raises."""
     c = ConfigDict()
@@ -115,12 +132,17 @@ def load(path: str | Path) -> ConfigDict:
     if not Path(path).is_file():
         near = sorted(str(p) for p in Path(path).parent.glob("*.py"))
         raise ValueError(f"no config file {path!r}; {nearest(path, near)}")
+    if not path.endswith(".py"):
+        raise ValueError(f"a run card is a Python file, not {path!r}")
     spec = importlib.util.spec_from_file_location("item_jax_run_card", path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise ValueError(f"{path} defines no get_config()")
-    return module.get_config(argument) if argument else module.get_config()
+    try:
+        spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise ValueError("it defines no get_config()")
+        return module.get_config(argument) if argument else module.get_config()
+    except Exception as e:  # whatever somebody's own Python file may raise
+        raise ValueError(f"run card {path}: {type(e).__name__}: {e}") from e
 
 
 def override(config: ConfigDict, field: str, value: str) -> None:
@@ -157,6 +179,18 @@ def override(config: ConfigDict, field: str, value: str) -> None:
             f"config field {field!r} takes a {kind} such as {old!r}, not {value!r}"
         ) from e
     config[leaf] = new
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses numbers that are too small to mean anything.
+
+    Raises:
+      ValueError: naming the field and the least value.
+    """
+    fields = leaves(config)
+    for name, least in LEAST.items():
+        if fields[name] < least:
+            raise ValueError(f"{name} is {fields[name]}; at least {least}")
 
 
 def leaves(config: ConfigDict, prefix: str = "") -> dict[str, Any]:

@@ -18,7 +18,7 @@ from item_jax.evaluate import check_match, score
 from item_jax.heads import Head
 from item_jax.misalignment import cosine
 from item_jax.records import Object, Record
-from item_jax.towers.load import Towers, load_towers
+from item_jax.towers.load import Towers, download, load_towers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,9 +142,7 @@ class ItemDetector:
         if not folder.is_dir():
             if str(name).count("/") != 1 or str(name).startswith((".", "/")):
                 raise ValueError(f"no head {str(name)!r}: no folder, no repository id")
-            from huggingface_hub import snapshot_download
-
-            folder = Path(snapshot_download(str(name), revision=revision))
+            folder = download(str(name), revision)
         head = Head.load(folder)
         if not isinstance(towers, Towers):
             towers = load_towers(

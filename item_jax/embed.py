@@ -15,7 +15,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from item_jax import pipeline
+from item_jax import images as image_lib
+from item_jax import neutralise, perturb, pipeline
 from item_jax.cache import STORAGE, EmbeddingCache, Embeddings
 from item_jax.config import nearest
 from item_jax.progress import progress
@@ -32,7 +33,7 @@ def embedding_settings(towers: Towers, config: ConfigDict) -> dict[str, Any]:
     A cache is refused when one of these differs, and a head remembers them.
     """
     return {
-        "weights_sha256": towers.weights_sha256,
+        "checkpoint_sha256": towers.checkpoint_sha256,
         "dtype": towers.dtype,
         "image_size": towers.image_size,
         "geometry": config.views.geometry,
@@ -159,12 +160,9 @@ def embed_records(
     Raises:
       ValueError: when `folder` holds a cache made with other settings (naming them).
     """
-    for name, value, allowed in (
-        ("embed.storage", config.embed.storage, STORAGE),
-        ("embed.on_error", config.embed.on_error, ON_ERROR),
-    ):
-        if value not in allowed:
-            raise ValueError(f"{name} is {value!r}; {nearest(value, allowed)}")
+    _check_settings(config)
+    if images is not None and not Path(images).is_dir():
+        raise ValueError(f"no folder of images {str(images)!r}")
     size = config.embed.shard_size
     cache = EmbeddingCache.create(
         folder,
@@ -205,6 +203,20 @@ def embed_records(
             if failed:
                 bar.set_postfix(failed=failed)
     return cache
+
+
+def _check_settings(config: ConfigDict) -> None:
+    """Refuses wrong settings before a manifest is written with them."""
+    for name, value, allowed in (
+        ("embed.storage", config.embed.storage, STORAGE),
+        ("embed.on_error", config.embed.on_error, ON_ERROR),
+        ("views.geometry", config.views.geometry, image_lib.GEOMETRIES),
+        ("views.object_crop", config.views.object_crop, image_lib.CROPS),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{name} is {value!r}; {nearest(value, allowed)}")
+    perturb.label(config.perturb.name, config.perturb.severity)
+    neutralise.check(quality=config.neutralise.quality, size=config.neutralise.size)
 
 
 def _counted(items, bar):

@@ -20,7 +20,7 @@ from item_jax.records import LABELS, atomic_file, write_json
 
 # Settings a score depends on: another value would compare unlike embeddings.
 BINDING = (
-    *("weights_sha256", "geometry", "object_crop", "image_size"),
+    *("checkpoint_sha256", "geometry", "object_crop", "image_size"),
     *("neutralise_quality", "neutralise_size"),
 )
 
@@ -74,11 +74,11 @@ def evaluate_heads(
     """Scores the test split and sums it up per generator.
 
     Args:
-      cache: finished; the rows of `config.evaluate.split` are scored, those of
-        `config.train.split` fit the baselines.
+      cache: finished; the rows of `config.evaluate.split` are scored, those the head
+        was trained on fit the baselines.
       heads: the first gives the scores and figures; several, which differ in their
         seed, add the spread of each figure over seeds.
-      config: `evaluate`, `baselines` and `train.split`.
+      config: `evaluate` and `baselines`.
       workdir: when given, `results/scores.csv` and `results/results.json` are
         written.
 
@@ -97,8 +97,9 @@ def evaluate_heads(
         towers=manifest["towers"],
         embedding=manifest["fingerprint"],
     )
+    _check_seeds(heads)
     threshold = config.evaluate.threshold
-    rivals = _fit_baselines(cache, config)
+    rivals = _fit_baselines(cache, heads[0].config["training"], config.baselines)
     rows: list[dict[str, Any]] = []
     columns = defaultdict(list)
     for part in cache.select(split=config.evaluate.split):
@@ -164,12 +165,28 @@ def evaluate_heads(
     return results
 
 
-def _fit_baselines(cache: EmbeddingCache, config: ConfigDict) -> dict[str, Any]:
-    modules = {name: baselines.get(name) for name in config.baselines}
+def _check_seeds(heads: Sequence[Head]) -> None:
+    """Several heads must differ in their seed alone: their spread is reported."""
+
+    def but_for_the_seed(head):
+        return head.config | {"training": head.config["training"] | {"seed": None}}
+
+    for head in heads[1:]:
+        if but_for_the_seed(head) != but_for_the_seed(heads[0]):
+            raise ValueError(
+                "the heads are of different trainings: seed "
+                f"{head.config['training']['seed']} differs from seed "
+                f"{heads[0].config['training']['seed']} in more than that"
+            )
+
+
+def _fit_baselines(cache: EmbeddingCache, training, names) -> dict[str, Any]:
+    """Fits baselines on what the head was trained on, as far as the cache has it."""
+    modules = {name: baselines.get(name) for name in names}
     parts = [
         part.where(lambda row: row["label"] is not None)
         for part in cache.select(
-            split=config.train.split, generators=config.train.generators
+            split=training["split"], generators=training["settings"]["generators"]
         )
     ]
     parts = [part for part in parts if len(part)]

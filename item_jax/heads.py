@@ -27,6 +27,11 @@ from item_jax.records import write_json
 CLASSES = 2  # ITEM IV-A, "an output dimension of 2"; column 0 is real, 1 is fake
 
 
+def _dense(features: int, name: str) -> nn.Dense:
+    # A head is float32 wherever it runs: no TF32 on a GPU, no bfloat16 on a TPU.
+    return nn.Dense(features, precision=jax.lax.Precision.HIGHEST, name=name)
+
+
 class MLP(nn.Module):
     """The papers' "simple two-layer MLP": `[B, D']` -> logits `[B, 2]`.
 
@@ -38,8 +43,8 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, d):
-        h = nn.relu(nn.Dense(self.hidden_dim, name="hidden")(d))
-        return nn.Dense(CLASSES, name="output")(h)
+        h = nn.relu(_dense(self.hidden_dim, "hidden")(d))
+        return _dense(CLASSES, "output")(h)
 
 
 class Linear(nn.Module):
@@ -53,7 +58,7 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, d):
-        return nn.Dense(CLASSES, name="output")(d)
+        return _dense(CLASSES, "output")(d)
 
 
 HEADS = {"mlp": MLP, "linear": Linear}

@@ -70,16 +70,16 @@ def load(
         if data is None:
             data = images.read_bytes(root, record.key)
         image = images.decode(data)
+        height, width = image.shape[:2]
+        image = neutralise.neutralise(
+            image, quality=config.neutralise.quality, size=config.neutralise.size
+        )
+        if config.perturb.name != "none":
+            image = perturb.perturb(
+                image, config.perturb.name, config.perturb.severity, key=record.key
+            )
     except images.ImageError as e:
         return Item(record, nothing, error=f"image: {record.key!r}: {e}")
-    height, width = image.shape[:2]
-    image = neutralise.neutralise(
-        image, quality=config.neutralise.quality, size=config.neutralise.size
-    )
-    if config.perturb.name != "none":
-        image = perturb.perturb(
-            image, config.perturb.name, config.perturb.severity, key=record.key
-        )
     views = [images.global_view(image, image_size, geometry=config.views.geometry)]
     objects = []
     for candidate in best_objects(record, config):

@@ -21,6 +21,7 @@ import json
 import math
 import os
 import unicodedata
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,18 @@ class Record:
             )
         if self.caption is not None and not isinstance(self.caption, str):
             raise ValueError(f"caption of {self.key!r} is no text: {self.caption!r}")
+        for name in ("benchmark", "generator", "split"):
+            value = getattr(self, name)
+            if not isinstance(value, str | None):
+                raise ValueError(f"{name} of {self.key!r} is no text: {value!r}")
+            object.__setattr__(self, name, value or "")
+        for name in ("key", "caption", "benchmark", "generator", "split"):
+            try:
+                (getattr(self, name) or "").encode()
+            except UnicodeEncodeError as e:
+                raise ValueError(f"{name} of {self.key!r} is no Unicode: {e}") from e
+        if not isinstance(self.objects, list | tuple | None):
+            raise ValueError(f"objects of {self.key!r} are no list: {self.objects!r}")
         object.__setattr__(self, "key", normalise_key(self.key))
         objects = tuple(
             o if isinstance(o, Object) else object_from_json(o)
@@ -252,7 +265,10 @@ class atomic_file:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self.partial = self.path.with_name(f"{self.path.name}.{os.getpid()}.partial")
+        # Not the process number: containers that share a disk often have the same.
+        self.partial = self.path.with_name(
+            f"{self.path.name}.{uuid.uuid4().hex}.partial"
+        )
 
     def __enter__(self):
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -387,7 +403,7 @@ def join(
                         object_from_json(o) for o in row.get("objects") or ()
                     )
                     report.add_objects(changes["objects"])
-                except ValueError as e:
+                except (TypeError, ValueError) as e:
                     error = error or f"{objects}, line {number}: {e}"
         elif objects is not None:
             report.not_grounded += 1

@@ -14,6 +14,7 @@ import functools
 import hashlib
 import json
 import shutil
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from ml_collections import ConfigDict
 
 from item_jax import heads
 from item_jax.cache import EmbeddingCache
-from item_jax.config import to_json
+from item_jax.config import nearest, to_json
 from item_jax.records import write_json
 from item_jax.sharding import barrier, leads
 
@@ -208,6 +209,12 @@ def train_heads(
         )
     ]
     parts = [p for p in parts if len(p)]
+    found = {row["generator"] for part in parts for row in part.rows}
+    for name in config.train.generators if parts else ():
+        if name not in found:
+            raise ValueError(
+                f"train.generators: no image of {name!r}; {nearest(name, found)}"
+            )
     labels = np.concatenate([p.labels for p in parts]) if parts else np.zeros(0, int)
     real, fake = int((labels == 0).sum()), int((labels == 1).sum())
     if not real or not fake:
@@ -217,15 +224,19 @@ def train_heads(
             f"training needs real and fake images, found {real} real and {fake} fake "
             f"of split {config.train.split!r}, generators "
             f"{list(config.train.generators) or 'all'}; the cache has (split, "
-            f"generator): {known}"
+            f"generator): {known}. --config.train.split= and "
+            "--config.train.generators= choose among them; empty takes all"
         )
     features = np.concatenate([p.misalignment(config) for p in parts])
     seeds = [config.seed + k for k in range(config.train.seeds)]
     workdir = None if workdir is None else Path(workdir)
-    history = []
 
     def log(epoch, losses):
-        history.append({"epoch": epoch, "loss": [round(float(x), 6) for x in losses]})
+        if workdir is not None and leads():
+            row = {"epoch": epoch, "loss": [round(float(x), 6) for x in losses]}
+            # The first epoch begins the file; a resumed run adds to it.
+            with open(workdir / "metrics.jsonl", "w" if epoch == 1 else "a") as f:
+                f.write(json.dumps({"stage": "train"} | row) + "\n")
         on_epoch(epoch, losses)
 
     trained = fit(
@@ -267,9 +278,11 @@ def train_heads(
         }
         made.append(heads.Head(info, params))
     if workdir is not None and leads():
+        # All heads of a training together, in place of those of an earlier one.
+        partial = workdir / f"head.{uuid.uuid4().hex}.partial"
         for k, head in enumerate(made):
-            head.save(workdir / "head" / (f"seed-{seeds[k]}" if k else ""))
-        with open(workdir / "metrics.jsonl", "a", encoding="utf-8") as f:
-            f.writelines(json.dumps({"stage": "train"} | h) + "\n" for h in history)
+            head.save(partial / (f"seed-{seeds[k]}" if k else ""))
+        shutil.rmtree(workdir / "head", ignore_errors=True)
+        partial.rename(workdir / "head")
         shutil.rmtree(workdir / "checkpoints")
     return made

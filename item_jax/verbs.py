@@ -15,6 +15,7 @@ def _config(arguments):
     c = config.load(arguments.config) if arguments.config else config.default()
     for name, value in arguments.overrides:
         config.override(c, name, value)
+    config.check(c)
     return c
 
 
@@ -213,7 +214,8 @@ def evaluate(arguments) -> int:
 
     c = _config(arguments)
     workdir = Path(arguments.workdir)
-    folders = [workdir / "head", *sorted((workdir / "head").glob("seed-*"))]
+    head = Path(arguments.head or workdir / "head")
+    folders = [head, *sorted(head.glob("seed-*"))]
     results = evaluate_heads(
         EmbeddingCache(workdir / "embeddings"),
         [Head.load(folder) for folder in folders],
@@ -229,7 +231,7 @@ def predict(arguments) -> int:
     """`item-jax predict`."""
     from item_jax.detector import ItemDetector
 
-    paths = [Path(p).resolve() for p in arguments.image]
+    paths = [Path(os.path.abspath(p)) for p in arguments.image]
     root = Path(os.path.commonpath([p.parent for p in paths]))
     keys = [p.relative_to(root).as_posix() for p in paths]
     if arguments.caption is not None:

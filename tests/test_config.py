@@ -52,3 +52,21 @@ def test_a_missing_card_names_its_neighbours(tmp_path):
         config.load(tmp_path / "itm.py")
     with pytest.raises(ValueError, match="defines no get_config"):
         config.load(tmp_path / "item.py")
+    (tmp_path / "item.jsonl").write_text("")
+    with pytest.raises(ValueError, match="a run card is a Python file"):
+        config.load(tmp_path / "item.jsonl")
+    (tmp_path / "item.py").write_text(
+        "from item_jax import config\n"
+        "def get_config():\n    config.default().train.epoch = 3\n"
+    )
+    with pytest.raises(ValueError, match="run card .*item.py: AttributeError"):
+        config.load(tmp_path / "item.py")
+
+
+@pytest.mark.parametrize("name", config.LEAST)
+def test_too_small_is_refused(name):
+    c = config.default()
+    config.check(c)
+    config.override(c, name, "-1")
+    with pytest.raises(ValueError, match=f"{name} is -1; at least"):
+        config.check(c)

@@ -118,7 +118,7 @@ def test_saved_again(trained, photos, tmp_path):
 def test_towers_that_do_not_fit_are_refused(trained, tmp_path):
     _, folder = trained
     random_clip.save_random_clip(tmp_path / "other", "tiny", seed=1)
-    with pytest.raises(ValueError, match="weights_sha256: the head has"):
+    with pytest.raises(ValueError, match="checkpoint_sha256: the head has"):
         ItemDetector.from_pretrained(folder, towers=tmp_path / "other")
     towers = load_towers(tmp_path / "other")
     towers.config = dataclasses.replace(towers.config, embed_dim=768)

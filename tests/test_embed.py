@@ -313,3 +313,32 @@ def test_rows_are_json(photos, towers, config, tmp_path):
     row = json.loads((tmp_path / "e/shard-00000.jsonl").read_text().splitlines()[1])
     assert row["key"] == records[1].key and row["status"] == "done"
     assert row["label"] == "fake" and row["generator"] == records[1].generator
+
+
+def test_wrong_settings_do_not_begin_a_cache(photos, towers, config, tmp_path):
+    """What is refused at first must not stand in the way of what is right."""
+    root, records = photos
+    for change, words in (
+        (lambda c: c.views.update(geometry="itm"), "Did you mean 'item'"),
+        (lambda c: c.views.update(object_crop="covr"), "Did you mean 'cover'"),
+        (lambda c: c.perturb.update(name="noise"), "severity 0"),
+        (lambda c: c.neutralise.update(quality=101), "101"),
+    ):
+        changed = config.copy_and_resolve_references()
+        change(changed)
+        options = dict(images=root, folder=tmp_path / "e")
+        with pytest.raises(ValueError, match=words):
+            embed_records(records[:2], towers, changed, **options)
+    with pytest.raises(ValueError, match="no folder of images"):
+        embed_records(
+            records[:2], towers, config, images="/nowhere", folder=tmp_path / "e"
+        )
+    assert embed_records(records[:2], towers, config, **options).counts()["done"] == 2
+
+
+def test_an_image_too_long_for_a_perturbation_is_a_failure_row(config, tmp_path):
+    Image.new("RGB", (70_000, 20)).save(tmp_path / "long.png")
+    config.perturb.name, config.perturb.severity = "jpeg", 1
+    record = Record("long.png", caption="a line")
+    item = pipeline.load(record, root=tmp_path, config=config, image_size=32)
+    assert item.error.startswith("image: 'long.png': ") and len(item.views) == 0

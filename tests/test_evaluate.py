@@ -119,6 +119,17 @@ def test_other_embeddings_are_refused(trained, photos, towers, tmp_path):
         evaluate_heads(EmbeddingCache(tmp_path / "wide"), heads, config)
 
 
+def test_heads_of_different_trainings_are_not_averaged(trained):
+    cache, heads, config = trained
+    other = dataclasses.replace(
+        heads[1],
+        config=heads[1].config
+        | {"misalignment": heads[1].config["misalignment"] | {"name": "tidy"}},
+    )
+    with pytest.raises(ValueError, match="of different trainings: seed 1"):
+        evaluate_heads(cache, [heads[0], other], config)
+
+
 def test_nothing_to_evaluate(trained):
     cache, heads, config = trained
     config = config.copy_and_resolve_references()

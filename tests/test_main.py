@@ -138,6 +138,8 @@ def test_stages_from_a_run_card_with_overrides(demo, tmp_path):
     assert "trained 1 head on 400 real + 400 fake of vae, 3 epochs" in out
     out = run("evaluate", *options, "--config.baselines=cosine")
     assert "misalignment 'tidy'" in out
+    out = run("evaluate", *options, "--head", workdir / "head")
+    assert "misalignment 'item'" in out
 
 
 def test_index_join_embed_with_failures(tiny_clip, tmp_path):
@@ -178,6 +180,11 @@ def test_index_join_embed_with_failures(tiny_clip, tmp_path):
         (["embed", "--workdir", "w", "--config.trian.epochs=3"], "Did you mean 'train"),
         (["embed", "--workdir", "w", "--confg.train.epochs=3"], "unknown argument"),
         (["embed", "--workdir", "w", "--config.seed"], "needs a value"),
+        (["embed", "--workdir", "w", "--config.embed.shard_size=0"], "at least 1"),
+        (
+            ["index", "--images", ".", "--out", "o", "--config.seed=1"],
+            "takes no --conf",
+        ),
         (["embed", "--workdir", "w"], "no records at w/records.jsonl: make them with"),
         (["train", "--workdir", "w"], "no embedding cache in w/embeddings"),
         (["evaluate", "--workdir", "w"], "no embedding cache in w/embeddings"),

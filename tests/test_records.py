@@ -143,3 +143,24 @@ def test_join_refuses_a_key_that_stands_twice(tmp_path):
     path = write(tmp_path / "captions.jsonl", [{"key": "a"}, {"key": "a"}])
     with pytest.raises(ValueError, match="'a' is on line 1 and on line 2"):
         records.join([Record("a")], captions=path)
+
+
+def test_places_may_be_null_but_must_be_text():
+    assert Record("a", generator=None, split=None).generator == ""
+    with pytest.raises(ValueError, match="generator of 'a' is no text: 3"):
+        Record("a", generator=3)
+    with pytest.raises(ValueError, match="objects of 'a' are no list: 3"):
+        Record("a", objects=3)
+    with pytest.raises(ValueError, match="caption of 'a' is no Unicode"):
+        Record("a", caption="\ud83d")
+
+
+def test_join_keeps_a_line_that_is_nonsense_to_its_image(tmp_path):
+    objects = write(tmp_path / "objects.jsonl", [{"key": "a", "objects": 3}])
+    captions = write(
+        tmp_path / "captions.jsonl", [{"key": "a", "caption": "\ud83d", "status": "ok"}]
+    )
+    (joined,), _ = records.join([Record("a")], objects=objects)
+    assert "objects.jsonl, line 1: " in joined.error
+    (joined,), _ = records.join([Record("a")], captions=captions)
+    assert "no Unicode" in joined.error

@@ -170,6 +170,17 @@ def test_train_heads_writes_what_from_pretrained_reads(cache, config, tmp_path):
     assert not (tmp_path / "checkpoints").exists()
 
 
+def test_a_new_training_replaces_all_heads_of_the_old(cache, config, tmp_path):
+    config.train.epochs, config.train.seeds = 1, 3
+    train.train_heads(cache, config, workdir=tmp_path)
+    config.train.seeds = 2
+    train.train_heads(cache, config, workdir=tmp_path)
+    seeds = sorted(p.name for p in (tmp_path / "head").glob("seed-*"))
+    assert seeds == ["seed-1"]
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+    assert not list(tmp_path.glob("*.partial"))
+
+
 def test_training_generators_are_chosen(cache, config):
     config.train.epochs = 1
     config.train.generators = ("vae",)
@@ -177,6 +188,9 @@ def test_training_generators_are_chosen(cache, config):
     assert head.config["training"]["generators"] == ["vae"]
     config.train.generators = ("vea",)
     with pytest.raises(ValueError, match=r"0 real and 0 fake.*\('train', 'vae'\)"):
+        train.train_heads(cache, config)
+    config.train.generators = ("vae", "gna")
+    with pytest.raises(ValueError, match="no image of 'gna'"):
         train.train_heads(cache, config)
 
 

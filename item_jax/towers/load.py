@@ -44,6 +44,8 @@ WITH_SAFETENSORS = {
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt")
+
 # Lengths texts are cut to, in tokens; with a causal tower pooled at its EOS the cut is
 # exact, and 16 tokens cost a fifth of 77.
 TEXT_BUCKETS = (8, 16, 24, 32, 48)
@@ -64,7 +66,7 @@ class Towers:
     """
 
     def __init__(self, name, config, params, dtype, tokenizer, files=()):
-        """Prefer `load_towers`. `files` are the weight files, for the fingerprint."""
+        """Prefer `load_towers`. `files` are those the fingerprint is made of."""
         self.name = name
         self.config = config
         self.params = params
@@ -84,9 +86,10 @@ class Towers:
         return self.config.image_size
 
     @functools.cached_property
-    def weights_sha256(self) -> str:
-        """The SHA-256 of the weight files, in the order of their names."""
-        digest = hashlib.sha256()
+    def checkpoint_sha256(self) -> str:
+        """The SHA-256 of configuration, tokenizer and weight files: what an embedding
+        depends on."""
+        digest = hashlib.sha256(repr(self.config).encode())
         for file in self._files:
             with open(file, "rb") as f:
                 digest.update(hashlib.file_digest(f, "sha256").digest())
@@ -214,7 +217,7 @@ def load_towers(name: str | Path, dtype: str = "float32", *, revision=None) -> T
                 f"no checkpoint {name!r}: it is no folder here, no repository id "
                 f"(owner/name) and no short name; {nearest(name, SHORT_NAMES)}"
             )
-        folder = _download(source, revision, allow_patterns=["*.json", "*.txt"])
+        folder = download(source, revision, allow_patterns=["*.json", "*.txt"])
 
     if (folder / "open_clip_config.json").is_file():
         scheme, index = "open_clip", "open_clip_model.safetensors"
@@ -242,7 +245,9 @@ def load_towers(name: str | Path, dtype: str = "float32", *, revision=None) -> T
     params = _read_params(source, files, config, scheme, DTYPES[dtype])
     if not remote:
         name = str(folder.resolve())  # a saved head finds it from anywhere
-    return Towers(name, config, params, dtype, _tokenizer(source, folder), files)
+    tokenizer_files = [p for p in map(folder.joinpath, TOKENIZER_FILES) if p.is_file()]
+    tokenizer = _tokenizer(source, folder)
+    return Towers(name, config, params, dtype, tokenizer, [*files, *tokenizer_files])
 
 
 def _read_json(path: Path) -> dict:
@@ -252,7 +257,12 @@ def _read_json(path: Path) -> dict:
         raise ValueError(f"{path} is no JSON: {e}") from e
 
 
-def _download(source: str, revision, **options) -> Path:
+def download(source: str, revision: str | None, **options) -> Path:
+    """Fetches a repository of the Hugging Face Hub; returns the local folder.
+
+    Raises:
+      ValueError: when it cannot be had, with the reason.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         HfHubHTTPError,
@@ -281,7 +291,7 @@ def _weight_files(source, folder, whole, revision, remote) -> list[Path]:
     else:
         names = [whole]
     if remote:
-        folder = _download(source, revision, allow_patterns=["*.json", "*.txt", *names])
+        folder = download(source, revision, allow_patterns=["*.json", "*.txt", *names])
     missing = [n for n in names if not (folder / n).is_file()]
     if missing:
         other = sorted(
@@ -358,7 +368,6 @@ def _read_params(source, files, config, scheme, dtype) -> dict:
 def _tokenizer(source: str, folder: Path):
     from transformers import CLIPTokenizer
 
-    names = ("tokenizer.json", "vocab.json")
-    if not any((folder / name).is_file() for name in names):
-        raise ValueError(f"{source} has no tokenizer: neither {' nor '.join(names)}")
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise ValueError(f"{source} has no tokenizer: none of {TOKENIZER_FILES}")
     return CLIPTokenizer.from_pretrained(str(folder))
