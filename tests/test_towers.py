@@ -133,7 +133,7 @@ def test_sharded_files(tiny_clip, towers, tmp_path):
     sharded = load_towers(tmp_path)
     for a, b in zip(jax.tree.leaves(sharded.params), jax.tree.leaves(towers.params)):
         np.testing.assert_array_equal(a, b)
-    assert sharded.checkpoint_sha256 != towers.weights_sha256
+    assert sharded.checkpoint_sha256 != towers.checkpoint_sha256
 
 
 @pytest.mark.parametrize("scheme", clip_vit_files.TABLES)
