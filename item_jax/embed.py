@@ -183,8 +183,8 @@ def embed_records(
     )
     share = slice(jax.process_index(), None, jax.process_count())
     missing = set(cache.missing)
-    todo = [i for i in range(cache.manifest["shards"])[share] if i in missing]
-    shards = [range(len(records))[i * size : (i + 1) * size] for i in todo]
+    pending = [i for i in range(cache.manifest["shards"])[share] if i in missing]
+    shards = [range(len(records))[i * size : (i + 1) * size] for i in pending]
     order = list(itertools.chain(*shards))
     items = pipeline.stream(
         records,
@@ -195,7 +195,7 @@ def embed_records(
     )
     failed = 0
     with progress("embed", len(order), "img", show=leads()) as bar:
-        for i, numbers in zip(todo, shards):
+        for i, numbers in zip(pending, shards):
             shard = _counted(itertools.islice(items, len(numbers)), bar)
             embeddings, rows = embed_items(shard, towers, config)
             failed += len(rows) - len(embeddings)
