@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -366,6 +367,8 @@ def _read_params(source, files, config, scheme, dtype) -> dict:
 
 
 def _tokenizer(source: str, folder: Path):
+    # It advises whoever has no PyTorch to install it; a tokenizer needs none.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from transformers import CLIPTokenizer
 
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
