@@ -7,6 +7,7 @@ any other day: what a model says can change, in the last digit, with its batch.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import hashlib
 import re
@@ -39,7 +40,7 @@ class Job:
     row: Mapping[str, Any] | None = None
 
 
-class Step:
+class Step(abc.ABC):
     """What a sidecar does with images; `caption.py` and `ground.py` define one each.
 
     Attributes:
@@ -54,17 +55,17 @@ class Step:
     columns: tuple[str, ...]
     empty: Mapping[str, Any]
 
+    @abc.abstractmethod
     def prepare(self, image: np.ndarray, job: Job | None) -> Any:
         """Makes model input of uint8 [H, W, 3]; job None is a blank. In threads."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def process(self, prepared: list) -> list[dict[str, Any]]:
         """Returns per image the fields of its row, or `{"error": why}`."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def canary(self, image: np.ndarray, word: str) -> str:
         """Returns what the model sees in a picture that should yield `word`."""
-        raise NotImplementedError
 
 
 @dataclasses.dataclass
