@@ -185,7 +185,7 @@ def embed_records(
     missing = set(cache.missing)
     pending = [i for i in range(cache.manifest["shards"])[share] if i in missing]
     shards = [range(len(records))[i * size : (i + 1) * size] for i in pending]
-    order = list(itertools.chain(*shards))
+    order = np.concatenate([np.arange(r.start, r.stop) for r in shards] or [[]])
     items = pipeline.stream(
         records,
         root=images,

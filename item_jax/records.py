@@ -124,7 +124,7 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the line of `records.jsonl`; `error` stands there only when set."""
-        row = dataclasses.asdict(self)
+        row = dict(vars(self))
         row["objects"] = [
             {"phrase": o.phrase, "box": list(o.box), "score": o.score}
             for o in self.objects

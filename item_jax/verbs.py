@@ -135,11 +135,13 @@ def _source(path):
 
 def embed(arguments) -> int:
     """`item-jax embed`."""
+    from item_jax.datasets import jsonl
+
     c = _config(arguments)
     workdir = Path(arguments.workdir)
     found, run = _source(c.data.records or workdir / "records.jsonl")
     images = c.data.images or run.get("images")
-    if not images and isinstance(found, list):
+    if not images and isinstance(found, jsonl.RecordFile):
         raise ValueError("where are the images? Set --config.data.images=FOLDER")
 
     from item_jax.embed import embed_records

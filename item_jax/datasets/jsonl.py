@@ -12,13 +12,99 @@ Beside it may stand `records.run.json`: `images`, the folder the keys are relati
 from __future__ import annotations
 
 import json
+from array import array
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from item_jax.records import Record, read_records
+import numpy as np
+
+from item_jax.progress import progress
+from item_jax.records import (
+    Record,
+    digest,
+    iter_records,
+    read_records,
+    record_from_json,
+)
+
+# A file shorter than this is read before anyone wonders what is going on.
+SHOW_PROGRESS_FROM = 100_000
 
 
-def load(path: str | Path) -> tuple[list[Record], dict[str, Any]]:
+class RecordFile(Sequence):
+    """The records of a file, which stay on disk: a record is parsed when asked for.
+
+    All are read and checked once, in the beginning; 16 bytes a record stay in memory.
+    Threads may share it, and a pickled one opens the file anew.
+
+    Attributes:
+      path: the `.jsonl` file.
+      records_sha256: `item_jax.records.digest` of all its records.
+    """
+
+    def __init__(self, path: str | Path):
+        """Reads the file through.
+
+        Raises:
+          ValueError: for an invalid record or a key that stands there twice, naming
+            file and line.
+        """
+        self.path = Path(path)
+        self._version = _version(self.path)
+        self._offsets = array("q", _line_offsets(self.path))
+        hashes = array("q")
+
+        def noted() -> Iterator[Record]:
+            count = len(self._offsets)
+            show = count >= SHOW_PROGRESS_FROM
+            with progress("read", count, "record", show=show) as bar:
+                for record in iter_records(self.path):
+                    hashes.append(hash(record.key))
+                    bar.update()
+                    yield record
+
+        self.records_sha256 = digest(noted())
+        if len(np.unique(np.frombuffer(hashes, np.int64))) < len(hashes):
+            # Names the two records; or finds that two keys share a hash, no more.
+            read_records(self.path)
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def __getitem__(self, number: int) -> Record:
+        """Returns the record of a number, 0 to `len` - 1 (negative: from the end).
+
+        Raises:
+          IndexError: for a number that is not there.
+          RuntimeError: when the file has changed since it was read through.
+        """
+        offset = self._offsets[number]
+        with open(self.path, "rb") as f:
+            if _version(self.path) != self._version:
+                raise RuntimeError(
+                    f"{self.path} has changed since it was read: start again"
+                )
+            f.seek(offset)
+            return record_from_json(json.loads(f.readline()))
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    state = path.stat()
+    return state.st_ino, state.st_size, state.st_mtime_ns
+
+
+def _line_offsets(path: Path) -> Iterator[int]:
+    """Where each line that is not blank begins, in bytes."""
+    position = 0
+    with open(path, "rb") as f:
+        for line in f:
+            if line.strip():
+                yield position
+            position += len(line)
+
+
+def load(path: str | Path) -> tuple[RecordFile, dict[str, Any]]:
     """Reads the records and what is known of them.
 
     Args:
@@ -46,4 +132,4 @@ def load(path: str | Path) -> tuple[list[Record], dict[str, Any]]:
             raise ValueError(f"{beside}: no JSON ({e})") from e
         if not isinstance(run, dict):
             raise ValueError(f"{beside}: no JSON object: {run!r}")
-    return read_records(path), run
+    return RecordFile(path), run

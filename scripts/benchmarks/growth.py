@@ -43,7 +43,8 @@ def run(arguments):
 def embed(count: int, folder: Path) -> None:
     """Embeds `count` images (200 files, met again and again) with a tiny tower."""
     from benchmarks.embedding import make_records
-    from item_jax import config, embed_records, load_towers, read_records, write_records
+    from item_jax import config, embed_records, load_towers, write_records
+    from item_jax.datasets import jsonl
 
     root = folder / "images"
     root.mkdir(exist_ok=True)
@@ -60,7 +61,7 @@ def embed(count: int, folder: Path) -> None:
 
     write_records(folder / f"{count}.jsonl", links())
     towers = load_towers(folder / "clip")
-    records = read_records(folder / f"{count}.jsonl")
+    records, _ = jsonl.load(folder / f"{count}.jsonl")
     c = config.default()
     c.embed.threads = 2
     embed_records(records, towers, c, images=root, folder=folder / f"e{count}")
