@@ -115,6 +115,7 @@ class ShardedFunction:
                 mesh=mesh,
                 in_specs=(PartitionSpec(), PartitionSpec("data")),
                 out_specs=PartitionSpec("data"),
+                check_vma=False,  # rows never meet; not every kernel knows the check
             )
             self._run = jax.jit(sharded)
             self._put = lambda x: jax.device_put(x, rows)
@@ -132,6 +133,17 @@ class ShardedFunction:
     def batch_size(self) -> int:
         """Rows of a full batch."""
         return self.sizes[-1]
+
+    def __call__(self, batch: np.ndarray | jax.Array) -> jax.Array:
+        """Maps one batch, asynchronously; the result stays on the devices.
+
+        Args:
+          batch: one of `sizes` rows.
+
+        Returns:
+          As many rows, in mode "pmap" as `[devices, rows per device, ...]`.
+        """
+        return self._run(self._params, self._put(batch))
 
     def stream(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Yields the result of each batch in order, computing ahead.
@@ -159,7 +171,7 @@ class ShardedFunction:
             # normalised, and NaNs are what strict runs look for.
             padding = np.broadcast_to(batch[:1], (size - count, *batch.shape[1:]))
             batch = np.concatenate([batch, padding])
-        result = self._run(self._params, self._put(batch))
+        result = self(batch)
         if hasattr(result, "copy_to_host_async"):
             result.copy_to_host_async()
         return result, count

@@ -19,6 +19,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from item_jax.towers.attention import WRITTEN_OUT, attend, fastest, precision
+
 ACTIVATIONS = {
     # openai/CLIP model.py: the approximation its weights were trained with.
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
@@ -87,6 +89,7 @@ class Block(nn.Module):
     config: TransformerConfig
     causal: bool
     dtype: Any
+    attention: str
 
     @nn.compact
     def __call__(self, x, row=None):
@@ -99,31 +102,19 @@ class Block(nn.Module):
         """
         c = self.config
         batch, length, width = x.shape
-        head_dim = width // c.heads
 
         h = LayerNorm(c.eps, self.dtype, name="ln_1")(x)
         qkv = _dense(3 * width, self.dtype, name="qkv")(h)
-        qkv = qkv.reshape(batch, length, 3, c.heads, head_dim)
-        q, k, v = (qkv[:, :, i].transpose(0, 2, 1, 3) for i in range(3))  # [B, H, T, d]
-        position = jnp.arange(length)[None]
-        if row is not None:
-            position = row[:, None]
-            x = jnp.take_along_axis(x, row[:, None, None], axis=1)
-            q = jnp.take_along_axis(q, row[:, None, None, None], axis=2)
-        precision = _precision(self.dtype)
-        logits = jnp.einsum(
-            "bhqd,bhkd->bhqk",
-            q * jnp.asarray(head_dim**-0.5, self.dtype),
-            k,
-            precision=precision,
-            preferred_element_type=jnp.float32,
+        qkv = qkv.reshape(batch, length, 3, c.heads, width // c.heads)
+        h = attend(
+            *(qkv[:, :, i] for i in range(3)),
+            causal=self.causal,
+            implementation=self.attention,
+            row=row,
         )
-        if self.causal:
-            seen = jnp.arange(length)[None, None] <= position[:, :, None]  # [., q, k]
-            logits = jnp.where(seen[:, None], logits, jnp.finfo(jnp.float32).min)
-        weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
-        h = jnp.einsum("bhqk,bhkd->bhqd", weights, v, precision=precision)
-        h = h.transpose(0, 2, 1, 3).reshape(batch, -1, width)
+        h = h.reshape(batch, -1, width)
+        if row is not None:
+            x = jnp.take_along_axis(x, row[:, None, None], axis=1)
         x = x + _dense(width, self.dtype, name="out")(h)
 
         h = LayerNorm(c.eps, self.dtype, name="ln_2")(x)
@@ -132,28 +123,25 @@ class Block(nn.Module):
         return x + _dense(width, self.dtype, name="fc_2")(h)
 
 
-def _precision(dtype) -> jax.lax.Precision | None:
-    # float32 is the reference mode, so it must not fall to TF32 on a GPU or to
-    # bfloat16 passes on a TPU, which is what the default precision does there.
-    return jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None
-
-
 def _dense(features, dtype, *, name, use_bias=True):
     return nn.Dense(
         features,
         use_bias=use_bias,
         dtype=dtype,
         param_dtype=dtype,
-        precision=_precision(dtype),
+        precision=precision(dtype),
         name=name,
     )
 
 
-def _pooled(x, row, config: TransformerConfig, *, causal: bool, dtype):
-    """All blocks in turn; returns the output of one row each, `[B, width]`."""
+def _pooled(x, row, config: TransformerConfig, *, causal: bool, like):
+    """All blocks in turn, in dtype and attention `like` their tower.
+
+    Returns the output of one row each, `[B, width]`.
+    """
     for i in range(config.layers):
         last = i == config.layers - 1
-        block = Block(config, causal, dtype, name=f"block_{i}")
+        block = Block(config, causal, like.dtype, like.attention, name=f"block_{i}")
         x = block(x, row if last else None)
     return x[:, 0]
 
@@ -163,6 +151,7 @@ class VisionTower(nn.Module):
 
     config: Config
     dtype: Any
+    attention: str = WRITTEN_OUT
 
     @nn.compact
     def __call__(self, views):
@@ -186,7 +175,7 @@ class VisionTower(nn.Module):
         x = jnp.concatenate([cls, x], axis=1) + pos[None]
         x = LayerNorm(c.vision.eps, self.dtype, name="ln_pre")(x)
         cls_row = jnp.zeros(batch, jnp.int32)
-        x = _pooled(x, cls_row, c.vision, causal=False, dtype=self.dtype)
+        x = _pooled(x, cls_row, c.vision, causal=False, like=self)
         x = LayerNorm(c.vision.eps, self.dtype, name="ln_post")(x)
         return _dense(c.embed_dim, self.dtype, name="projection", use_bias=False)(x)
 
@@ -196,6 +185,7 @@ class TextTower(nn.Module):
 
     config: Config
     dtype: Any
+    attention: str = WRITTEN_OUT
 
     @nn.compact
     def __call__(self, tokens):
@@ -212,12 +202,14 @@ class TextTower(nn.Module):
         )
         x = table[tokens] + pos[None, : tokens.shape[1]]
         eos = jnp.argmax(tokens == c.eos_token_id, axis=1).astype(jnp.int32)
-        x = _pooled(x, eos, c.text, causal=True, dtype=self.dtype)
+        x = _pooled(x, eos, c.text, causal=True, like=self)
         x = LayerNorm(c.text.eps, self.dtype, name="ln_final")(x)
         return _dense(c.embed_dim, self.dtype, name="projection", use_bias=False)(x)
 
 
-def encode_image(params, views, *, config: Config, dtype) -> jax.Array:
+def encode_image(
+    params, views, *, config: Config, dtype, attention: str = WRITTEN_OUT
+) -> jax.Array:
     """The image tower as a pure function.
 
     Args:
@@ -226,22 +218,42 @@ def encode_image(params, views, *, config: Config, dtype) -> jax.Array:
       config: the checkpoint's.
       dtype: float32 (the reference) or bfloat16, of weights and activations; LayerNorm
         statistics and softmax are float32 in both.
+      attention: an implementation, see `attention.attend`.
 
     Returns:
       float32 `[B, D]`, un-normalised.
     """
-    return VisionTower(config, dtype).apply({"params": params}, views).astype("float32")
+    tower = VisionTower(config, dtype, attention)
+    return tower.apply({"params": params}, views).astype("float32")
 
 
-def encode_text(params, tokens, *, config: Config, dtype) -> jax.Array:
+def encode_text(
+    params, tokens, *, config: Config, dtype, attention: str = WRITTEN_OUT
+) -> jax.Array:
     """The text tower as a pure function: int32 `[B, T]` -> float32 `[B, D]`.
 
     Args:
       params: the "text" tree.
       tokens: see `TextTower`.
-      config, dtype: as for `encode_image`.
+      config, dtype, attention: as for `encode_image`.
     """
-    return TextTower(config, dtype).apply({"params": params}, tokens).astype("float32")
+    tower = TextTower(config, dtype, attention)
+    return tower.apply({"params": params}, tokens).astype("float32")
+
+
+def fastest_attention(device, tower: str, *, config: Config, dtype) -> str:
+    """Returns the `attention` to run the "vision" or "text" tower with on a device."""
+    c = getattr(config, tower)
+    side = config.image_size // config.patch_size
+    length = {"vision": side * side + 1, "text": config.context_length}[tower]
+    return fastest(
+        device,
+        dtype,
+        heads=c.heads,
+        head_dim=c.width // c.heads,
+        length=length,
+        causal=tower == "text",
+    )
 
 
 def param_shapes(config: Config, dtype) -> dict[str, Any]:

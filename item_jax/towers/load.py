@@ -108,8 +108,10 @@ class Towers:
         devices = tuple(devices or jax.local_devices())
         key = (tower, batch_size, mode, devices)
         if key not in self._encoders:
+            options = {"config": self.config, "dtype": DTYPES[self.dtype]}
+            attention = clip_vit.fastest_attention(devices[0], tower, **options)
             self._encoders[key] = ShardedFunction(
-                functools.partial(fn, config=self.config, dtype=DTYPES[self.dtype]),
+                functools.partial(fn, **options, attention=attention),
                 self.params[tower],
                 batch_size=batch_size,
                 mode=mode,

@@ -1,0 +1,135 @@
+"""Multi-head attention of the towers: written out, or as a GPU's one fused kernel."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from item_jax.sharding import ShardedFunction
+
+# The reference, for every device and dtype. Other names of implementations are those
+# of `jax.nn.dot_product_attention`.
+WRITTEN_OUT = "written_out"
+
+# Largest difference between the two on values of size 1, in bfloat16 (8 bits, and
+# sums in another order). A wrong mask, scale or layout is off by 1 or so.
+TOLERANCE = 0.05
+
+
+def attend(q, k, v, *, causal: bool, implementation: str = WRITTEN_OUT, row=None):
+    """Softmax attention, its softmax in float32.
+
+    Args:
+      q, k, v: `[B, T, H, d]` of one dtype.
+      causal: whether a position sees only itself and those before it.
+      implementation: `WRITTEN_OUT`, or one of `jax.nn.dot_product_attention`.
+      row: int32 `[B]`, the one position of each sequence that is wanted. That is a
+        small product, which no kernel is needed for: it is always written out.
+
+    Returns:
+      `[B, T, H, d]`, or `[B, 1, H, d]` with `row`.
+    """
+    if implementation != WRITTEN_OUT and row is None:
+        return jax.nn.dot_product_attention(
+            q, k, v, is_causal=causal, implementation=implementation
+        )
+    position = jnp.arange(k.shape[1])[None]
+    if row is not None:
+        position = row[:, None]
+        q = jnp.take_along_axis(q, row[:, None, None, None], axis=1)
+    # Heads first: both products are then over contiguous matrices.
+    q, k, v = (x.transpose(0, 2, 1, 3) for x in (q, k, v))
+    logits = jnp.einsum(
+        "bhqd,bhkd->bhqk",
+        q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype),
+        k,
+        precision=precision(q.dtype),
+        preferred_element_type=jnp.float32,
+    )
+    if causal:
+        seen = jnp.arange(k.shape[2])[None, None] <= position[:, :, None]  # [., q, k]
+        logits = jnp.where(seen[:, None], logits, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(logits, axis=-1).astype(q.dtype)
+    h = jnp.einsum("bhqk,bhkd->bhqd", weights, v, precision=precision(q.dtype))
+    return h.transpose(0, 2, 1, 3)
+
+
+def precision(dtype) -> jax.lax.Precision | None:
+    """Returns the precision of matrix products in a dtype.
+
+    float32 is the reference mode, so it must not fall to TF32 on a GPU or to bfloat16
+    passes on a TPU, which is what the default precision does there.
+    """
+    return jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None
+
+
+@functools.cache
+def fastest(
+    device: jax.Device,
+    dtype: Any,
+    *,
+    heads: int,
+    head_dim: int,
+    length: int,
+    causal: bool,
+) -> str:
+    """Returns the fastest implementation that works on a device.
+
+    On a GPU in bfloat16 that is cuDNN's fused kernel, which never writes the `[T, T]`
+    weights to memory. Whether it runs depends on card, driver, cuDNN and sizes, so it
+    is tried and its result compared; where it fails, a warning says why.
+
+    Args:
+      device: where the towers run.
+      dtype: of their activations.
+      heads, head_dim, length, causal: of the attention.
+    """
+    if device.platform != "gpu" or dtype != jnp.bfloat16:
+        return WRITTEN_OUT
+    reason = fault("cudnn", device, (length, heads, head_dim), dtype, causal)
+    if reason is None:
+        return "cudnn"
+    warnings.warn(
+        f"fused attention is not used on {device.device_kind}, the towers are slower "
+        f"without it: {reason}",
+        stacklevel=2,
+    )
+    return WRITTEN_OUT
+
+
+def fault(implementation: str, device, shape, dtype, causal: bool) -> str | None:
+    """Tries an implementation against the written-out attention.
+
+    Args:
+      implementation: of `jax.nn.dot_product_attention`.
+      device: where to run it, in the way the towers are run.
+      shape: `(T, H, d)`.
+      dtype, causal: as for `attend`.
+
+    Returns:
+      None when it works, else what is wrong.
+    """
+    qkv = np.random.default_rng(0).normal(size=(2, *shape, 3)).astype(np.float32)
+
+    def run(name):
+        def fn(_, rows):
+            q, k, v = (rows[..., i].astype(dtype) for i in range(3))
+            out = attend(q, k, v, causal=causal, implementation=name)
+            return out.astype(jnp.float32)
+
+        one = ShardedFunction(fn, {}, batch_size=len(qkv), devices=[device])
+        return next(one.stream([qkv]))
+
+    try:
+        found = run(implementation)
+    except Exception as e:  # whatever a card, a driver or a version has against it
+        return f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}"
+    worst = np.abs(found - run(WRITTEN_OUT)).max()
+    if not worst <= TOLERANCE:  # also when it is NaN
+        return f"{implementation} differs by {worst:.2g} from the reference"
+    return None
