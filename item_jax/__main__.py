@@ -13,6 +13,9 @@ from pathlib import Path
 
 from item_jax import __version__, verbs
 
+# The verbs that compile programs for the devices.
+COMPUTES = ("demo", "embed", "train", "evaluate", "predict")
+
 _STAGE_OPTIONS = """
 Any field of the configuration can be set: --config.train.epochs=10
 (`item-jax config` prints all of them with their values).
@@ -27,10 +30,12 @@ def main(argv: list[str] | None = None) -> int:
         arguments.overrides = _overrides(rest)
         if arguments.overrides and not hasattr(arguments, "config"):
             raise ValueError(f"takes no --config option such as {rest[0]}")
-        if getattr(arguments, "distributed", False):
+        if arguments.verb in COMPUTES:
             from item_jax import sharding
 
-            sharding.initialize()
+            if getattr(arguments, "distributed", False):
+                sharding.initialize()
+            sharding.keep_programs()
         return arguments.run(arguments) or 0
     except (ValueError, OSError, RuntimeError, FloatingPointError) as e:
         if os.environ.get("ITEM_JAX_TRACEBACK"):
@@ -123,13 +128,18 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--name", required=True, help="of the data set")
     p.add_argument("--shards", type=int, default=0, help="files of a split")
 
-    verb(
+    p = verb(
         "embed",
         verbs.embed,
         "Embed the images, captions and objects of records; a stopped run goes on.",
         "item-jax embed --config=configs/item_vitl14.py --workdir run "
         "--config.dtype=bfloat16",
         stage=True,
+    )
+    p.add_argument(
+        "--retry-failed",
+        action="store_true",
+        help="make the shards again that hold failed images",
     )
     verb(
         "train",

@@ -253,6 +253,20 @@ class EmbeddingCache:
             if len(chosen):
                 yield chosen
 
+    def forget_failed(self) -> int:
+        """Deletes the shards that hold failed records, so that they are made again.
+
+        Returns:
+          How many there were.
+        """
+        count = 0
+        for shard in set(range(self.manifest["shards"])) - set(self.missing):
+            lines = records.read_json_lines(self.path(shard, ".jsonl"))
+            if any(row["status"] != "done" for _, row in lines):
+                self.path(shard).unlink()
+                count += 1
+        return count
+
     def counts(self) -> dict[str, int]:
         """Returns `{"in", "done", "failed"}`; `in` is the sum of the other two."""
         done = failed = 0

@@ -21,7 +21,7 @@ from item_jax.cache import STORAGE, EmbeddingCache, Embeddings
 from item_jax.config import nearest
 from item_jax.progress import progress
 from item_jax.records import digest
-from item_jax.sharding import leads
+from item_jax.sharding import barrier, leads
 from item_jax.towers.load import Towers
 
 ON_ERROR = ("report", "stop")
@@ -138,6 +138,7 @@ def embed_records(
     folder: str | Path,
     sidecars: dict[str, Any] | None = None,
     pairs: dict[str, str] | None = None,
+    retry_failed: bool = False,
 ) -> EmbeddingCache:
     """Embeds records into a cache; begun work goes on where it stopped.
 
@@ -151,6 +152,8 @@ def embed_records(
       sidecars: what is known of captioner and grounder, part of the fingerprint.
       pairs: generator -> source of the real images it is tested against, where it has
         none of its own; see `item_jax.protocol`.
+      retry_failed: make the shards again that hold failed records, for files that
+        have been mended or could not be reached for a while.
 
     Returns:
       The finished cache. In a multi-process run each process embeds every
@@ -181,6 +184,10 @@ def embed_records(
             "pairs": pairs or {},
         },
     )
+    if retry_failed:
+        if leads():
+            cache.forget_failed()
+        barrier("forgotten")
     share = slice(jax.process_index(), None, jax.process_count())
     missing = set(cache.missing)
     pending = [i for i in range(cache.manifest["shards"])[share] if i in missing]

@@ -53,6 +53,22 @@ def initialize() -> None:
         jax.distributed.initialize()
 
 
+def keep_programs() -> None:
+    """Keeps compiled programs on disk for the next run, where compiling takes long.
+
+    On a GPU or TPU they go to `~/.cache/item_jax/programs` (below `$XDG_CACHE_HOME` if
+    that is set), unless JAX has been told a place (`JAX_COMPILATION_CACHE_DIR`). A CPU
+    compiles the towers in seconds, and its programs fit no other kind of CPU, which
+    homes shared by many machines would not notice in time: there nothing is kept.
+    Call it before the first computation.
+    """
+    if jax.config.jax_compilation_cache_dir or jax.default_backend() == "cpu":
+        return
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = os.path.join(home, "item_jax", "programs")
+    jax.config.update("jax_compilation_cache_dir", folder)
+
+
 def leads() -> bool:
     """Whether this is the process that prints and writes what is written once."""
     return jax.process_index() == 0

@@ -158,6 +158,7 @@ def embed(arguments) -> int:
         folder=workdir / "embeddings",
         sidecars={k: run.get(k) for k in ("captioner", "grounder")},
         pairs=run.get("pairs"),
+        retry_failed=arguments.retry_failed,
     )
     seconds = time.perf_counter() - start
     barrier("embedded")

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,8 +85,6 @@ def test_failures_are_rows_and_counts_add_up(photos, towers, config, tmp_path):
     root, records = photos
     good = tmp_path / "good"
     embed_records(records, towers, config, images=root, folder=good)
-    import shutil
-
     broken = tmp_path / "images"
     shutil.copytree(root, broken)
     png = (broken / records[3].key).read_bytes()
@@ -108,6 +107,31 @@ def test_failures_are_rows_and_counts_add_up(photos, towers, config, tmp_path):
     kept = [i for i in range(24) if i not in (3, 5, 8, 9)]
     before = everything(EmbeddingCache(good))["image_emb"][kept]
     np.testing.assert_allclose(everything(cache)["image_emb"], before, atol=1e-6)
+
+
+def test_failed_rows_are_tried_again_when_told(photos, towers, config, tmp_path):
+    root, records = photos
+    broken = tmp_path / "images"
+    shutil.copytree(root, broken)
+    hidden = broken / records[15].key
+    hidden.rename(tmp_path / "hidden")
+
+    def again(**options):
+        cache = embed_records(
+            records, towers, config, images=broken, folder=tmp_path / "e", **options
+        )
+        return cache, [cache.path(i).stat().st_mtime_ns for i in range(3)]
+
+    cache, first = again()
+    (tmp_path / "hidden").rename(hidden)
+    cache, second = again()
+    assert cache.counts()["failed"] == 1 and second == first
+    cache, third = again(retry_failed=True)
+    assert cache.counts() == {"in": 24, "done": 24, "failed": 0}
+    assert third[1] > first[1] and third[::2] == first[::2]
+    good = embed_records(records, towers, config, images=root, folder=tmp_path / "good")
+    for name, array in everything(good).items():
+        np.testing.assert_array_equal(everything(cache)[name], array)
 
 
 def test_all_failed_is_a_cache_too(towers, config, tmp_path):

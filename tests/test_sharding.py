@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from item_jax import sharding
 from item_jax.sharding import ShardedFunction
 
 
@@ -58,3 +59,26 @@ def test_rows_are_really_spread(params):
 def test_an_unknown_mode_is_named(params):
     with pytest.raises(ValueError, match="'pamp'.*Did you mean 'pmap'"):
         ShardedFunction(work, params, batch_size=8, mode="pamp")
+
+
+@pytest.mark.parametrize(
+    "backend, told, expected",
+    [
+        ("gpu", None, "{home}/item_jax/programs"),
+        ("tpu", "/elsewhere", "/elsewhere"),
+        ("cpu", None, None),
+    ],
+)
+def test_programs_are_kept_on_accelerators(
+    monkeypatch, tmp_path, backend, told, expected
+):
+    before = jax.config.jax_compilation_cache_dir
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    try:
+        jax.config.update("jax_compilation_cache_dir", told)
+        sharding.keep_programs()
+        found = jax.config.jax_compilation_cache_dir
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    assert found == (expected and expected.format(home=tmp_path))
