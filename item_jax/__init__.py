@@ -36,6 +36,7 @@ _MODULES = (
     "evaluate",
     "heads",
     "images",
+    "join",
     "metrics",
     "misalignment",
     "neutralise",
@@ -47,6 +48,7 @@ _MODULES = (
     "sharding",
     "towers",
     "train",
+    "views",
 )
 __all__ = [*_PUBLIC, *_MODULES]
 

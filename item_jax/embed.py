@@ -15,7 +15,6 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from item_jax import images as image_lib
 from item_jax import neutralise, perturb, pipeline
 from item_jax.cache import STORAGE, EmbeddingCache, Embeddings
 from item_jax.config import nearest
@@ -23,6 +22,7 @@ from item_jax.progress import progress
 from item_jax.records import digest
 from item_jax.sharding import barrier, leads
 from item_jax.towers.load import Towers
+from item_jax.views import CROPS, GEOMETRIES
 
 ON_ERROR = ("report", "stop")
 
@@ -217,8 +217,8 @@ def _check_settings(config: ConfigDict) -> None:
     for name, value, allowed in (
         ("embed.storage", config.embed.storage, STORAGE),
         ("embed.on_error", config.embed.on_error, ON_ERROR),
-        ("views.geometry", config.views.geometry, image_lib.GEOMETRIES),
-        ("views.object_crop", config.views.object_crop, image_lib.CROPS),
+        ("views.geometry", config.views.geometry, GEOMETRIES),
+        ("views.object_crop", config.views.object_crop, CROPS),
     ):
         if value not in allowed:
             raise ValueError(f"{name} is {value!r}; {nearest(value, allowed)}")

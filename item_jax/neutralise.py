@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from item_jax.images import decode, resize_center_crop
+from item_jax.images import decode
 from item_jax.perturb import encode_jpeg
+from item_jax.views import resize_center_crop
 
 Box = tuple[float, float, float, float]
 

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from item_jax import images, neutralise, perturb
 from item_jax.records import Object, Record
+from item_jax.views import global_view, object_view
 
 Source: TypeAlias = Sequence[Record] | Sequence[tuple[Record, bytes]]
 
@@ -80,7 +81,7 @@ def load(
             )
     except images.ImageError as e:
         return Item(record, nothing, error=f"image: {record.key!r}: {e}")
-    views = [images.global_view(image, image_size, geometry=config.views.geometry)]
+    views = [global_view(image, image_size, geometry=config.views.geometry)]
     objects = []
     for candidate in best_objects(record, config):
         box = candidate.box
@@ -88,7 +89,7 @@ def load(
             box = neutralise.middle_box(box, height, width)
         view = None
         if box is not None:
-            view = images.object_view(
+            view = object_view(
                 image,
                 box,
                 image_size,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from item_jax import __version__, config, records
+from item_jax.join import join
 
 
 def _config(arguments):
@@ -27,7 +28,7 @@ def say(text: str) -> None:
 def index(arguments) -> int:
     """`item-jax index`."""
     found = _find(arguments.images, arguments)
-    joined, report = records.join(
+    joined, report = join(
         found.records,
         captions=arguments.captions,
         objects=arguments.objects,

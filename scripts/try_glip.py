@@ -20,6 +20,7 @@ from PIL import Image
 import ground
 from grounders import glip
 from item_jax import records
+from item_jax.join import join
 
 # Phrases that occur twice, stand inside another word, and none at all.
 CAPTIONS = {
@@ -75,7 +76,7 @@ def check(objects: Path, captions: Path) -> int:
                 wrong.append(f"{row['key']}: {thing} has no phrase")
         if asked and not row["objects"]:
             wrong.append(f"{row['key']}: no box")
-    _, report = records.join(
+    _, report = join(
         [records.Record(key) for key in CAPTIONS], captions=captions, objects=objects
     )
     if report.captioned != len(CAPTIONS) or report.grounded != len(CAPTIONS):

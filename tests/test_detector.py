@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import random_clip
-from item_jax import ItemDetector, images, plots
+from item_jax import ItemDetector, images, plots, views
 from item_jax.embed import embed_records
 from item_jax.evaluate import score
 from item_jax.records import Record
@@ -75,7 +75,7 @@ def test_evidence_is_the_score_without_the_part(trained, photos):
             (expected,) = detector.predict([without], images=root)
             assert entry.p_fake_without == pytest.approx(expected.p_fake, abs=1e-5)
             image = images.read_image(root, record.key)
-            view = images.object_view(image, entry.object.box, 32)
+            view = views.object_view(image, entry.object.box, 32)
             a = detector.towers.encode_image(view[None])[0]
             b = detector.towers.encode_text([entry.object.phrase])[0]
             cos = a @ b / np.linalg.norm(a) / np.linalg.norm(b)

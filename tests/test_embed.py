@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from item_jax import images, pipeline
+from item_jax import images, pipeline, views
 from item_jax.cache import EmbeddingCache
 from item_jax.embed import embed_items, embed_records
 from item_jax.records import Object, Record, write_records
@@ -41,7 +41,7 @@ def test_the_cache_holds_what_the_towers_say(photos, towers, config, tmp_path):
             record = records[n]
             n += 1
             image = images.read_image(root, record.key)
-            whole = images.global_view(image, 32, geometry="item")
+            whole = views.global_view(image, 32, geometry="item")
             expected = towers.encode_image(whole[None])[0]
             np.testing.assert_allclose(embeddings.image_emb[i], expected, atol=1e-5)
             expected = towers.encode_text([record.caption])[0]
@@ -49,7 +49,7 @@ def test_the_cache_holds_what_the_towers_say(photos, towers, config, tmp_path):
             own = slice(*embeddings.object_offsets[i : i + 2])
             assert own.stop - own.start == len(record.objects)
             for j, thing in enumerate(record.objects):
-                view = images.object_view(image, thing.box, 32)
+                view = views.object_view(image, thing.box, 32)
                 expected = towers.encode_image(view[None])[0]
                 found = embeddings.object_emb[own][j]
                 np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -312,7 +312,7 @@ def test_perturbation_comes_before_the_crop(photos, config, towers):
     item = pipeline.load(records[0], root=root, config=config, image_size=32)
     image = images.read_image(root, records[0].key)
     blurred = perturb(image, "blur", 2, key=records[0].key)
-    np.testing.assert_array_equal(item.views[0], images.center_crop(blurred, 32))
+    np.testing.assert_array_equal(item.views[0], views.center_crop(blurred, 32))
 
 
 def test_packing_fills_every_batch_but_the_last():

@@ -23,7 +23,7 @@ from grounders.grounding_dino import detector_text, mean_over_tokens
 from item_jax import __main__ as door
 from item_jax import records
 from item_jax.cache import EmbeddingCache
-from item_jax.records import Record, write_json_lines
+from item_jax.records import write_json_lines
 
 ROOT = Path(__file__).parent.parent
 DINOS = ("mm-grounding-dino", "grounding-dino")
@@ -600,46 +600,6 @@ def test_from_images_to_embeddings(
     assert counts["in"] == 9 and counts["done"] == len(good)
     stored = sum(len(e.object_emb) for e, _ in cache.shards())
     assert stored == sum(min(len(r["objects"]), 10) for r in good) > 0
-
-
-def test_the_report_of_a_join(tmp_path):
-    captions, objects = tmp_path / "c.jsonl", tmp_path / "o.jsonl"
-    things = [
-        {"phrase": "a dog", "box": [0, 0, 1, 1], "score": s} for s in (0.9, 0.3, 0.1)
-    ]
-    write_json_lines(
-        captions,
-        [
-            {"key": "a", "caption": "a dog runs", "status": "ok"},
-            {"key": "b", "caption": "a very small dog runs", "status": "ok"},
-            {"key": "c", "caption": None, "status": "error", "error": "damaged"},
-            {"key": "d", "caption": "a cat", "status": "ok"},
-        ],
-    )
-    write_json_lines(
-        objects,
-        [
-            {"key": "a", "objects": things, "status": "ok"},
-            {"key": "b", "objects": things[2:], "status": "ok"},
-            {"key": "c", "objects": [], "status": "skipped", "error": "no caption"},
-            {"key": "zzz", "objects": [], "status": "ok"},
-        ],
-    )
-    index = [Record(k) for k in "abcde"]
-    joined, report = records.join(index, captions=captions, objects=objects)
-    assert (report.captioned, report.failed, report.without_caption) == (3, 1, 1)
-    assert (report.words, report.shortest, report.longest) == (10, 2, 5)
-    assert (report.grounded, report.not_grounded, report.unused_lines) == (2, 2, 1)
-    assert (report.objects, report.sure) == (4, 2)
-    assert (report.without_objects, report.without_sure) == (0, 1)
-    assert report.text().splitlines() == [
-        "5 images = 3 captioned + 1 failed in a sidecar + 1 without a caption",
-        "captions of 3.3 words on average, 2 to 5",
-        "2 grounded, 2 not; objects an image: 2.00 candidates, 1.00 with a score of "
-        "0.3 or more; 0.0% and 50.0% of the images have none",
-        "1 sidecar lines belong to no image here",
-    ]
-    assert "damaged" in joined[2].error and "captions" not in joined[2].key
 
 
 def test_help_shows_an_example():

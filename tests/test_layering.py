@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).parent.parent / "item_jax"
 
 # A file may import what stands in a lower storey, and what its own line names besides.
 STOREYS = [
-    {"config", "records", "images", "perturb", "neutralise", "metrics", "progress"},
+    {"config", "records", "join", "images", "views", "perturb", "neutralise"}
+    | {"metrics", "progress"},
     {"sharding", "misalignment", "heads", "protocol"},
     {"towers", "datasets"},
     {"pipeline", "cache", "audit"},

@@ -15,7 +15,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from item_jax import config as config_lib
-from item_jax import images, neutralise, perturb, pipeline
+from item_jax import images, neutralise, perturb, pipeline, views
 from item_jax.cache import EmbeddingCache
 from item_jax.embed import embed_records
 from item_jax.records import Object, Record
@@ -164,15 +164,15 @@ def test_neutralising_comes_first_and_the_boxes_follow(tmp_path):
     c.neutralise.quality, c.neutralise.size = 96, 256
     c.perturb.name, c.perturb.severity = "blur", 2
     item = pipeline.load(record, root=tmp_path, config=c, image_size=224)
-    square = images.resize_center_crop(photo, 256)
+    square = views.resize_center_crop(photo, 256)
     alike = images.decode(perturb.encode_jpeg(square, 96))
     blurred = perturb.perturb(alike, "blur", 2, key="a.png")
-    np.testing.assert_array_equal(item.views[0], images.center_crop(blurred, 224))
+    np.testing.assert_array_equal(item.views[0], views.center_crop(blurred, 224))
     # The middle 427 columns begin at 106.5: what is left of them is not to be seen.
     assert [o.phrase for o in item.objects] == ["middle"]
     assert item.objects[0].box == middle  # as it was found, in the whole image
     box = ((256 - 106.5) / 427, 0.25, (384 - 106.5) / 427, 0.75)
-    np.testing.assert_array_equal(item.views[1], images.object_view(blurred, box, 224))
+    np.testing.assert_array_equal(item.views[1], views.object_view(blurred, box, 224))
 
 
 @pytest.mark.parametrize("shape", [(60, 100, 3), (100, 60, 3), (80, 80, 3)])

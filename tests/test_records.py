@@ -98,53 +98,6 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def write(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def test_join(tmp_path):
-    index = [Record(k, "real") for k in ("a", "b", "c", "d", "e")]
-    captions = write(
-        tmp_path / "captions.jsonl",
-        [
-            {"key": "a", "caption": "a cat", "status": "ok", "error": None},
-            {"key": "b", "caption": None, "status": "error", "error": "OSError"},
-            {"key": "c", "caption": "a dog", "status": "ok"},
-            {"key": "e", "caption": "a cow", "status": "ok"},
-            {"key": "zzz", "caption": "elsewhere", "status": "ok"},
-        ],
-    )
-    cat = {"phrase": "a cat", "span": [0, 5], "box": [0, 0, 0.5, 1], "score": 0.7}
-    objects = write(
-        tmp_path / "objects.jsonl",
-        [
-            {"key": "a", "objects": [cat], "status": "ok"},
-            {"key": "c", "objects": [cat | {"box": [0, 0, 0, 1]}], "status": "ok"},
-            {"key": "e", "objects": [], "status": "ok"},
-        ],
-    )
-    joined, report = records.join(index, captions=captions, objects=objects)
-    a, b, c, d, e = joined
-    assert a.caption == "a cat"
-    assert a.objects == (Object("a cat", (0, 0, 0.5, 1), 0.7),)
-    assert b.caption is None and "captions.jsonl, line 2: OSError" in b.error
-    assert "objects.jsonl, line 2: box" in c.error and c.objects == ()
-    assert d.caption is None and d.error is None
-    assert e.objects == () and e.error is None
-    assert (report.images, report.captioned, report.failed) == (5, 2, 2)
-    assert (report.without_caption, report.unused_lines) == (1, 1)
-    assert report.images == report.captioned + report.failed + report.without_caption
-    assert (report.grounded, report.objects, report.without_objects) == (2, 1, 1)
-    assert "5 images = 2 captioned + 2 failed" in report.text()
-
-
-def test_join_refuses_a_key_that_stands_twice(tmp_path):
-    path = write(tmp_path / "captions.jsonl", [{"key": "a"}, {"key": "a"}])
-    with pytest.raises(ValueError, match="'a' is on line 1 and on line 2"):
-        records.join([Record("a")], captions=path)
-
-
 def test_places_may_be_null_but_must_be_text():
     assert Record("a", generator=None, split=None).generator == ""
     with pytest.raises(ValueError, match="generator of 'a' is no text: 3"):
@@ -153,14 +106,3 @@ def test_places_may_be_null_but_must_be_text():
         Record("a", objects=3)
     with pytest.raises(ValueError, match="caption of 'a' is no Unicode"):
         Record("a", caption="\ud83d")
-
-
-def test_join_keeps_a_line_that_is_nonsense_to_its_image(tmp_path):
-    objects = write(tmp_path / "objects.jsonl", [{"key": "a", "objects": 3}])
-    captions = write(
-        tmp_path / "captions.jsonl", [{"key": "a", "caption": "\ud83d", "status": "ok"}]
-    )
-    (joined,), _ = records.join([Record("a")], objects=objects)
-    assert "objects.jsonl, line 1: " in joined.error
-    (joined,), _ = records.join([Record("a")], captions=captions)
-    assert "no Unicode" in joined.error

@@ -21,6 +21,7 @@ from item_jax import images, pipeline
 from item_jax.embed import embed_items
 from item_jax.records import Object, Record
 from item_jax.towers.load import load_towers
+from item_jax.views import global_view, object_view
 
 WORDS = "a small brown dog on the wet beach beside an old wooden boat at dusk".split()
 
@@ -132,8 +133,8 @@ def _straightforward(torch, model, towers, records, root, c, device, dtype):
 
     def views_of(record):
         image = images.read_image(root, record.key)
-        crops = [images.object_view(image, o.box, size) for o in record.objects]
-        return [images.global_view(image, size), *crops]
+        crops = [object_view(image, o.box, size) for o in record.objects]
+        return [global_view(image, size), *crops]
 
     def program():
         wholes, parts, captions, phrases = [], [], [], []
