@@ -73,7 +73,8 @@ def fit(
     state = jax.jit(jax.vmap(init, in_axes=(0, per_head)))(keys, features)
     one_head = functools.partial(_epoch, module, optimizer, c.batch_size)
     run_epoch = jax.jit(_side_by_side(one_head, len(seeds), per_head), donate_argnums=0)
-    with _Checkpoints(checkpoints, _run_id(features, labels, config, seeds)) as saved:
+    run_id = checkpoints and _run_id(features, labels, config, seeds)
+    with _Checkpoints(checkpoints, run_id) as saved:
         done, state = saved.restore(state)
         for epoch in range(done + 1, c.epochs + 1):
             state, losses = run_epoch(state, keys, epoch, features, labels)
@@ -146,7 +147,7 @@ def _run_id(features, labels, config: ConfigDict, seeds) -> dict[str, Any]:
 class _Checkpoints:
     """Orbax checkpoints of one run, the newest only; nothing without a folder."""
 
-    def __init__(self, folder: str | Path | None, run_id: dict[str, Any]):
+    def __init__(self, folder: str | Path | None, run_id: dict[str, Any] | None):
         self.folder = None if folder is None else Path(folder).absolute()
         self.run_id = json.loads(json.dumps(run_id))
 

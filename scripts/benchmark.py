@@ -1,7 +1,8 @@
 """How fast, beside what one would otherwise run: all figures of the README.
 
 Ours and its peers run in one process in turn, after their results have been compared;
-medians of repeated rounds, ratios from the same rounds. Needs torch.
+medians of repeated rounds, ratios from the same rounds. Needs torch; onnx, onnxscript
+and onnxruntime add a peer of the towers on CPU.
 
     python scripts/benchmark.py --suite towers
     python scripts/benchmark.py --suite all --json scripts/benchmark_results/cpu.json

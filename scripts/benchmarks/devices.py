@@ -35,7 +35,7 @@ def run(arguments):
         write_records(folder / "records.jsonl", records)
         reference = None
         settings = [(d, m, 1) for d in (1, 2, 4, 8) for m in ("jit", "pmap")]
-        settings += [(1, "jit", p) for p in (2, 4)]
+        settings += [(1, "jit", p) for p in (2, 3, 4)]
         for devices, mode, processes in settings:
             workdir = folder / f"{devices}-{mode}-{processes}"
             start = time.perf_counter()

@@ -1,18 +1,21 @@
-"""Image and text tower: ours against Hugging Face PyTorch, eager and compiled."""
+"""Image and text tower: ours against Hugging Face PyTorch, eager and compiled.
+
+Needs torch; onnx, onnxscript and onnxruntime add ONNX Runtime, on CPU in float32.
+"""
 
 from __future__ import annotations
 
-import functools
 import tempfile
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import torch
 
 import random_clip
+from benchmarks.peers import peers
 from benchmarks.race import check_equal, race
-from item_jax.towers import clip_vit
 from item_jax.towers.load import load_towers
 
 # GFLOP a sample at 224 pixels or 77 tokens (open_clip docs/model_profile.csv).
@@ -43,79 +46,50 @@ def matmul_peak(dtype) -> float:
 
 def run(arguments):
     """Yields a row per tower and size."""
-    import torch
-
     gpu = jax.default_backend() == "gpu"
-    dtype = getattr(jnp, arguments.dtype)
-    torch_dtype = getattr(torch, arguments.dtype)
-    device = "cuda" if gpu else "cpu"
-    peak = matmul_peak(dtype)
-    limit = 1e-5 if arguments.dtype == "float32" else 5e-2
+    peak = matmul_peak(getattr(jnp, arguments.dtype))
     for size in arguments.sizes:
         batch = (GPU_BATCH if gpu else CPU_BATCH)[size]
         with tempfile.TemporaryDirectory() as folder:
             model = random_clip.save_random_clip(folder, size)
             towers = load_towers(folder, arguments.dtype)
-        model = model.to(device, torch_dtype)
-        config = towers.config
+        model = model.to("cuda" if gpu else "cpu", getattr(torch, arguments.dtype))
         rng = np.random.default_rng(0)
-        s = config.image_size
+        s = towers.config.image_size
         views = rng.integers(0, 256, (batch, s, s, 3), dtype=np.uint8)
         tokens = rng.integers(0, 49406, (batch, 77), dtype=np.int32)
-        tokens[:, -1] = config.eos_token_id
-        mean, std = (
-            torch.tensor(v, device=device).view(1, 3, 1, 1)
-            for v in (config.image_mean, config.image_std)
-        )
-        # Inputs lie on the device: the towers are raced, not the bus.
-        on_jax = {"image": jnp.asarray(views), "text": jnp.asarray(tokens)}
-        t_views = torch.from_numpy(views).to(device)
-        t_tokens = torch.from_numpy(tokens).long().to(device)
-
-        def torch_image(run=model.get_image_features, x=t_views, m=mean, s=std):
-            x = ((x.permute(0, 3, 1, 2).float() / 255 - m) / s).to(torch_dtype)
-            with torch.inference_mode():
-                return run(pixel_values=x).pooler_output.float().cpu().numpy()
-
-        def torch_text(run=model.get_text_features, ids=t_tokens):
-            with torch.inference_mode():
-                return run(input_ids=ids).pooler_output.float().cpu().numpy()
-
-        for which, peer in (("image", torch_image), ("text", torch_text)):
-            fn = {"image": clip_vit.encode_image, "text": clip_vit.encode_text}[which]
-            jitted = jax.jit(functools.partial(fn, config=config, dtype=dtype))
-            params = jax.device_put(
-                towers.params[{"image": "vision", "text": "text"}[which]]
-            )
-
-            def ours(run=jitted, params=params, x=on_jax[which]):
-                return np.asarray(run(params, x))
-
-            check_equal(ours(), peer(), limit)
-            contestants = {"ours": ours, "eager": peer}
-            if not arguments.quick:
-                compiled = torch.compile(
-                    {
-                        "image": model.get_image_features,
-                        "text": model.get_text_features,
-                    }[which]
-                )
-                contestants["compiled"] = lambda p=peer, c=compiled: p(c)
-                check_equal(ours(), contestants["compiled"](), limit)
-            result = race(contestants, arguments.rounds)
-            rate = batch / result["ours"]["seconds"]
-            flops = rate * GFLOP[size][which == "text"] * 1e9
-            row = {
-                "tower": f"{size} {which}",
-                "batch": batch,
-                "dtype": arguments.dtype,
-                "ours /s": rate,
-                "spread": result["ours"]["spread"],
-                "TFLOP/s": flops / 1e12,
-                "of matmul peak": flops / peak,
-            }
-            for name in list(contestants)[1:]:
-                row[f"{name} /s"] = batch / result[name]["seconds"]
-                row[f"x {name}"] = result[name]["ratio"]
-            yield row
+        tokens[:, -1] = towers.config.eos_token_id
+        for which, x in (("image", views), ("text", tokens)):
+            yield _row(size, which, x, model, towers, peak, arguments)
         del model, towers
+
+
+def _row(size, which, x, model, towers, peak, arguments) -> dict:
+    """Races one tower on `x`; what was made for it goes when this returns."""
+    encoders = {"image": towers.image_encoder, "text": towers.text_encoder}
+    run = encoders[which](batch_size=len(x), devices=jax.devices()[:1])
+    # Inputs lie on the device: the towers are raced, not the bus.
+    on_device = jnp.asarray(x)
+
+    def ours():
+        return np.asarray(run(on_device))
+
+    others = peers(model, which, towers.config, x, quick=arguments.quick)
+    for peer in others.values():
+        check_equal(ours(), peer(), 1e-5 if towers.dtype == "float32" else 5e-2)
+    result = race({"ours": ours, **others}, arguments.rounds)
+    rate = len(x) / result["ours"]["seconds"]
+    flops = rate * GFLOP[size][which == "text"] * 1e9
+    row = {
+        "tower": f"{size} {which}",
+        "batch": len(x),
+        "dtype": arguments.dtype,
+        "ours /s": rate,
+        "spread": result["ours"]["spread"],
+        "TFLOP/s": flops / 1e12,
+        "of matmul peak": flops / peak,
+    }
+    for name in others:
+        row[f"{name} /s"] = len(x) / result[name]["seconds"]
+        row[f"x {name}"] = result[name]["ratio"]
+    return row
