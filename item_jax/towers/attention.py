@@ -17,7 +17,7 @@ from item_jax.sharding import ShardedFunction
 WRITTEN_OUT = "written_out"
 
 # Largest difference between the two on values of size 1, in bfloat16 (8 bits, and
-# sums in another order). A wrong mask, scale or layout is off by 1 or so.
+# sums in another order). A wrong scale or layout is off by 1 or so.
 TOLERANCE = 0.05
 
 
@@ -69,47 +69,38 @@ def precision(dtype) -> jax.lax.Precision | None:
 
 
 @functools.cache
-def fastest(
-    device: jax.Device,
-    dtype: Any,
-    *,
-    heads: int,
-    head_dim: int,
-    length: int,
-    causal: bool,
-) -> str:
-    """Returns the fastest implementation that works on a device.
+def fastest(device: jax.Device, dtype: Any, shape: tuple[int, int, int]) -> str:
+    """Returns the fastest implementation of full attention that works on a device.
 
     On a GPU in bfloat16 that is cuDNN's fused kernel, which never writes the `[T, T]`
     weights to memory. Whether it runs depends on card, driver, cuDNN and sizes, so it
     is tried and its result compared; where it fails, a warning says why.
 
     Args:
-      device: where the towers run.
-      dtype: of their activations.
-      heads, head_dim, length, causal: of the attention.
+      device: where the tower runs.
+      dtype: of its activations.
+      shape: `(T, H, d)` of queries, keys and values.
     """
     if device.platform != "gpu" or dtype != jnp.bfloat16:
         return WRITTEN_OUT
-    reason = fault("cudnn", device, (length, heads, head_dim), dtype, causal)
+    reason = fault("cudnn", device, dtype, shape)
     if reason is None:
         return "cudnn"
     warnings.warn(
-        f"fused attention is not used on {device.device_kind}, the towers are slower "
-        f"without it: {reason}",
+        f"fused attention is not used on {device.device_kind}, the image tower is "
+        f"slower without it: {reason}",
         stacklevel=2,
     )
     return WRITTEN_OUT
 
 
-def fault(implementation: str, device, shape, dtype, causal: bool) -> str | None:
+def fault(implementation: str, device, dtype, shape) -> str | None:
     """Tries an implementation against the written-out attention.
 
     Args:
       implementation: of `jax.nn.dot_product_attention`.
       device: where to run it, in the way the towers are run.
-      shape: `(T, H, d)`.
-      dtype, causal: as for `attend`.
+      dtype, shape: as for `fastest`.
 
     Returns:
       None when it works, else what is wrong.
@@ -119,7 +110,7 @@ def fault(implementation: str, device, shape, dtype, causal: bool) -> str | None
     def run(name):
         def fn(_, rows):
             q, k, v = (rows[..., i].astype(dtype) for i in range(3))
-            out = attend(q, k, v, causal=causal, implementation=name)
+            out = attend(q, k, v, causal=False, implementation=name)
             return out.astype(jnp.float32)
 
         one = ShardedFunction(fn, {}, batch_size=len(qkv), devices=[device])

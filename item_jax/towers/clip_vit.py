@@ -13,6 +13,7 @@ compiling takes as long.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -134,14 +135,11 @@ def _dense(features, dtype, *, name, use_bias=True):
     )
 
 
-def _pooled(x, row, config: TransformerConfig, *, causal: bool, like):
-    """All blocks in turn, in dtype and attention `like` their tower.
-
-    Returns the output of one row each, `[B, width]`.
-    """
+def _pooled(x, row, config, *, causal, dtype, attention=WRITTEN_OUT):
+    """All blocks in turn; returns the output of one row each, `[B, width]`."""
     for i in range(config.layers):
         last = i == config.layers - 1
-        block = Block(config, causal, like.dtype, like.attention, name=f"block_{i}")
+        block = Block(config, causal, dtype, attention, name=f"block_{i}")
         x = block(x, row if last else None)
     return x[:, 0]
 
@@ -175,7 +173,14 @@ class VisionTower(nn.Module):
         x = jnp.concatenate([cls, x], axis=1) + pos[None]
         x = LayerNorm(c.vision.eps, self.dtype, name="ln_pre")(x)
         cls_row = jnp.zeros(batch, jnp.int32)
-        x = _pooled(x, cls_row, c.vision, causal=False, like=self)
+        x = _pooled(
+            x,
+            cls_row,
+            c.vision,
+            causal=False,
+            dtype=self.dtype,
+            attention=self.attention,
+        )
         x = LayerNorm(c.vision.eps, self.dtype, name="ln_post")(x)
         return _dense(c.embed_dim, self.dtype, name="projection", use_bias=False)(x)
 
@@ -185,7 +190,6 @@ class TextTower(nn.Module):
 
     config: Config
     dtype: Any
-    attention: str = WRITTEN_OUT
 
     @nn.compact
     def __call__(self, tokens):
@@ -202,7 +206,7 @@ class TextTower(nn.Module):
         )
         x = table[tokens] + pos[None, : tokens.shape[1]]
         eos = jnp.argmax(tokens == c.eos_token_id, axis=1).astype(jnp.int32)
-        x = _pooled(x, eos, c.text, causal=True, like=self)
+        x = _pooled(x, eos, c.text, causal=True, dtype=self.dtype)
         x = LayerNorm(c.text.eps, self.dtype, name="ln_final")(x)
         return _dense(c.embed_dim, self.dtype, name="projection", use_bias=False)(x)
 
@@ -227,32 +231,33 @@ def encode_image(
     return tower.apply({"params": params}, views).astype("float32")
 
 
-def encode_text(
-    params, tokens, *, config: Config, dtype, attention: str = WRITTEN_OUT
-) -> jax.Array:
+def encode_text(params, tokens, *, config: Config, dtype) -> jax.Array:
     """The text tower as a pure function: int32 `[B, T]` -> float32 `[B, D]`.
 
     Args:
       params: the "text" tree.
       tokens: see `TextTower`.
-      config, dtype, attention: as for `encode_image`.
+      config, dtype: as for `encode_image`.
     """
-    tower = TextTower(config, dtype, attention)
-    return tower.apply({"params": params}, tokens).astype("float32")
+    return TextTower(config, dtype).apply({"params": params}, tokens).astype("float32")
 
 
-def fastest_attention(device, tower: str, *, config: Config, dtype) -> str:
-    """Returns the `attention` to run the "vision" or "text" tower with on a device."""
-    c = getattr(config, tower)
-    side = config.image_size // config.patch_size
-    length = {"vision": side * side + 1, "text": config.context_length}[tower]
-    return fastest(
+def encoder(tower: str, *, config: Config, dtype, device: jax.Device):
+    """Returns the "vision" or "text" tower as `fn(params, rows)`, for a device.
+
+    Texts are short (16 tokens, mostly), and their attention is always written out;
+    that of the views is the fastest one of the device.
+    """
+    if tower == "text":
+        return functools.partial(encode_text, config=config, dtype=dtype)
+    c, side = config.vision, config.image_size // config.patch_size
+    attention = fastest(
         device,
         dtype,
-        heads=c.heads,
-        head_dim=c.width // c.heads,
-        length=length,
-        causal=tower == "text",
+        (side * side + 1, c.heads, c.width // c.heads),
+    )
+    return functools.partial(
+        encode_image, config=config, dtype=dtype, attention=attention
     )
 
 

@@ -98,20 +98,21 @@ class Towers:
 
     def image_encoder(self, *, batch_size=256, mode="jit", devices=None):
         """Returns the image tower as a `ShardedFunction`, made once per setting."""
-        return self._encoder(clip_vit.encode_image, "vision", batch_size, mode, devices)
+        return self._encoder("vision", batch_size, mode, devices)
 
     def text_encoder(self, *, batch_size=256, mode="jit", devices=None):
         """Returns the text tower as a `ShardedFunction`, made once per setting."""
-        return self._encoder(clip_vit.encode_text, "text", batch_size, mode, devices)
+        return self._encoder("text", batch_size, mode, devices)
 
-    def _encoder(self, fn, tower, batch_size, mode, devices):
+    def _encoder(self, tower, batch_size, mode, devices):
         devices = tuple(devices or jax.local_devices())
         key = (tower, batch_size, mode, devices)
         if key not in self._encoders:
-            options = {"config": self.config, "dtype": DTYPES[self.dtype]}
-            attention = clip_vit.fastest_attention(devices[0], tower, **options)
+            dtype = DTYPES[self.dtype]
             self._encoders[key] = ShardedFunction(
-                functools.partial(fn, **options, attention=attention),
+                clip_vit.encoder(
+                    tower, config=self.config, dtype=dtype, device=devices[0]
+                ),
                 self.params[tower],
                 batch_size=batch_size,
                 mode=mode,
