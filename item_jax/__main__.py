@@ -13,9 +13,6 @@ from pathlib import Path
 
 from item_jax import __version__, verbs
 
-# The verbs that compile programs for the devices.
-COMPUTES = ("demo", "embed", "train", "evaluate", "predict")
-
 _STAGE_OPTIONS = """
 Any field of the configuration can be set: --config.train.epochs=10
 (`item-jax config` prints all of them with their values).
@@ -30,12 +27,10 @@ def main(argv: list[str] | None = None) -> int:
         arguments.overrides = _overrides(rest)
         if arguments.overrides and not hasattr(arguments, "config"):
             raise ValueError(f"takes no --config option such as {rest[0]}")
-        if arguments.verb in COMPUTES:
+        if getattr(arguments, "distributed", False):
             from item_jax import sharding
 
-            if getattr(arguments, "distributed", False):
-                sharding.initialize()
-            sharding.keep_programs()
+            sharding.initialize()
         return arguments.run(arguments) or 0
     except (ValueError, OSError, RuntimeError, FloatingPointError) as e:
         if os.environ.get("ITEM_JAX_TRACEBACK"):
@@ -139,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--retry-failed",
         action="store_true",
-        help="make the shards again that hold failed images",
+        help="make the shards again in which an image could not be read",
     )
     verb(
         "train",

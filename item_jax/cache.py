@@ -17,7 +17,7 @@ import dataclasses
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -253,19 +253,16 @@ class EmbeddingCache:
             if len(chosen):
                 yield chosen
 
-    def forget_failed(self) -> int:
-        """Deletes the shards that hold failed records, so that they are made again.
+    def forget_failed(self, shards: Iterable[int]) -> None:
+        """Deletes those of some shards in which an image failed, to be made again.
 
-        Returns:
-          How many there were.
+        Args:
+          shards: their numbers; missing ones are passed over.
         """
-        count = 0
-        for shard in set(range(self.manifest["shards"])) - set(self.missing):
-            lines = records.read_json_lines(self.path(shard, ".jsonl"))
-            if any(row["status"] != "done" for _, row in lines):
+        for shard in set(shards) - set(self.missing):
+            _, failed = self.read(shard)
+            if any(row["error"].startswith("image: ") for row in failed):
                 self.path(shard).unlink()
-                count += 1
-        return count
 
     def counts(self) -> dict[str, int]:
         """Returns `{"in", "done", "failed"}`; `in` is the sum of the other two."""

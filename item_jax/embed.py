@@ -20,7 +20,7 @@ from item_jax.cache import STORAGE, EmbeddingCache, Embeddings
 from item_jax.config import nearest
 from item_jax.progress import progress
 from item_jax.records import digest
-from item_jax.sharding import barrier, leads
+from item_jax.sharding import leads
 from item_jax.towers.load import Towers
 from item_jax.views import CROPS, GEOMETRIES
 
@@ -152,8 +152,9 @@ def embed_records(
       sidecars: what is known of captioner and grounder, part of the fingerprint.
       pairs: generator -> source of the real images it is tested against, where it has
         none of its own; see `item_jax.protocol`.
-      retry_failed: make the shards again that hold failed records, for files that
-        have been mended or could not be reached for a while.
+      retry_failed: make the shards again that hold images which failed, for files
+        that have been mended or could not be reached for a while. What a sidecar
+        failed on is part of the records and stays as it is.
 
     Returns:
       The finished cache. In a multi-process run each process embeds every
@@ -172,7 +173,7 @@ def embed_records(
         {
             "fingerprint": embedding_settings(towers, config)
             | {
-                "records_sha256": _digest(records),
+                "records_sha256": digest(records),
                 "shard_size": size,
                 "storage": config.embed.storage,
             }
@@ -184,13 +185,12 @@ def embed_records(
             "pairs": pairs or {},
         },
     )
-    if retry_failed:
-        if leads():
-            cache.forget_failed()
-        barrier("forgotten")
     share = slice(jax.process_index(), None, jax.process_count())
+    mine = range(cache.manifest["shards"])[share]
+    if retry_failed:
+        cache.forget_failed(mine)
     missing = set(cache.missing)
-    pending = [i for i in range(cache.manifest["shards"])[share] if i in missing]
+    pending = [i for i in mine if i in missing]
     shards = [range(len(records))[i * size : (i + 1) * size] for i in pending]
     order = np.concatenate([np.arange(r.start, r.stop) for r in shards] or [[]])
     items = pipeline.stream(
@@ -230,8 +230,3 @@ def _counted(items, bar):
     for item in items:
         yield item
         bar.update()
-
-
-def _digest(records: pipeline.Source) -> str:
-    # A pack knows its own: to read all of it for that would take as long as embedding.
-    return getattr(records, "records_sha256", None) or digest(records)

@@ -158,7 +158,12 @@ class ShardedFunction:
 
         Returns:
           As many rows, in mode "pmap" as `[devices, rows per device, ...]`.
+
+        Raises:
+          ValueError: for another number of rows.
         """
+        if len(batch) not in self.sizes:
+            raise ValueError(f"a batch of {len(batch)} rows is none of {self.sizes}")
         return self._run(self._params, self._put(batch))
 
     def stream(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

@@ -73,7 +73,9 @@ def fit(
     state = jax.jit(jax.vmap(init, in_axes=(0, per_head)))(keys, features)
     one_head = functools.partial(_epoch, module, optimizer, c.batch_size)
     run_epoch = jax.jit(_side_by_side(one_head, len(seeds), per_head), donate_argnums=0)
-    run_id = checkpoints and _run_id(features, labels, config, seeds)
+    run_id = None
+    if checkpoints is not None:  # hashing the data takes a moment
+        run_id = _run_id(features, labels, config, seeds)
     with _Checkpoints(checkpoints, run_id) as saved:
         done, state = saved.restore(state)
         for epoch in range(done + 1, c.epochs + 1):

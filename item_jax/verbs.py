@@ -146,9 +146,10 @@ def embed(arguments) -> int:
         raise ValueError("where are the images? Set --config.data.images=FOLDER")
 
     from item_jax.embed import embed_records
-    from item_jax.sharding import barrier, leads
+    from item_jax.sharding import barrier, keep_programs, leads
     from item_jax.towers.load import load_towers
 
+    keep_programs()
     towers = load_towers(c.tower, c.dtype)
     start = time.perf_counter()
     cache = embed_records(
@@ -180,10 +181,11 @@ def train(arguments) -> int:
     """`item-jax train`."""
     from item_jax.cache import EmbeddingCache
     from item_jax.progress import progress
-    from item_jax.sharding import leads
+    from item_jax.sharding import keep_programs, leads
     from item_jax.train import train_heads
 
     c = _config(arguments)
+    keep_programs()
     workdir = Path(arguments.workdir)
     cache = EmbeddingCache(workdir / "embeddings")
     start = time.perf_counter()
@@ -211,12 +213,13 @@ def evaluate(arguments) -> int:
     from item_jax.cache import EmbeddingCache
     from item_jax.evaluate import evaluate_heads, table
     from item_jax.heads import Head
-    from item_jax.sharding import leads
+    from item_jax.sharding import keep_programs, leads
 
     if not leads():  # arithmetic on the cache: one process is enough
         return 0
 
     c = _config(arguments)
+    keep_programs()
     workdir = Path(arguments.workdir)
     head = Path(arguments.head or workdir / "head")
     folders = [head, *sorted(head.glob("seed-*"))]
@@ -234,7 +237,9 @@ def evaluate(arguments) -> int:
 def predict(arguments) -> int:
     """`item-jax predict`."""
     from item_jax.detector import ItemDetector
+    from item_jax.sharding import keep_programs
 
+    keep_programs()
     paths = [Path(os.path.abspath(p)) for p in arguments.image]
     root = Path(os.path.commonpath([p.parent for p in paths]))
     keys = [p.relative_to(root).as_posix() for p in paths]

@@ -102,7 +102,14 @@ def main() -> int:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     report = {"machine": machine(), "suites": {}}
     if arguments.json and arguments.json.exists():
-        report["suites"] = json.loads(arguments.json.read_text())["suites"]
+        older = json.loads(arguments.json.read_text())
+        same = ("device", "cores", "versions")
+        if any(older["machine"][name] != report["machine"][name] for name in same):
+            raise SystemExit(
+                f"{arguments.json} was measured on another machine or with other "
+                "versions: write to another file"
+            )
+        report["suites"] = older["suites"]
     chosen = SUITES if arguments.suite == "all" else (arguments.suite,)
     for name in chosen:
         print(f"== {name}", file=sys.stderr, flush=True)

@@ -51,9 +51,9 @@ def test_a_row_is_that_of_the_whole(causal, implementation):
 def test_another_implementation_is_tried_and_compared():
     device = jax.devices()[0]
     assert attention.fault("xla", device, jnp.bfloat16, SHAPE) is None
-    # The real refusal of the real kernel, where there is no such GPU.
+    # The real refusal of the real kernel: this device is no GPU.
     reason = attention.fault("cudnn", device, jnp.bfloat16, SHAPE)
-    assert "cuDNN" in reason and "\n" not in reason
+    assert reason and "\n" not in reason
 
 
 def test_a_kernel_that_answers_wrongly_is_not_used(monkeypatch):
@@ -79,18 +79,18 @@ def test_the_ladder(monkeypatch):
 
     monkeypatch.setattr(attention, "fault", fault)
     gpu = Gpu()
-    assert attention.fastest(gpu, jnp.bfloat16, SHAPE) == "cudnn"
+    assert attention.preferred(gpu, jnp.bfloat16, SHAPE) == "cudnn"
     assert found == [("cudnn", gpu, jnp.bfloat16, SHAPE)]
     # float32 is the reference, and other devices have no such kernel.
-    assert attention.fastest(gpu, jnp.float32, SHAPE) == attention.WRITTEN_OUT
+    assert attention.preferred(gpu, jnp.float32, SHAPE) == attention.WRITTEN_OUT
     cpu = jax.devices()[0]
-    assert attention.fastest(cpu, jnp.bfloat16, SHAPE) == attention.WRITTEN_OUT
+    assert attention.preferred(cpu, jnp.bfloat16, SHAPE) == attention.WRITTEN_OUT
 
 
 def test_a_step_down_says_why(monkeypatch):
     monkeypatch.setattr(attention, "fault", lambda *_: "no engine")
     with pytest.warns(UserWarning, match="a card.*slower.*no engine"):
-        found = attention.fastest(Gpu(), jnp.bfloat16, SHAPE)
+        found = attention.preferred(Gpu(), jnp.bfloat16, SHAPE)
     assert found == attention.WRITTEN_OUT
 
 

@@ -35,7 +35,7 @@ SHOW_PROGRESS_FROM = 100_000
 class RecordFile(Sequence):
     """The records of a file, which stay on disk: a record is parsed when asked for.
 
-    All are read and checked once, in the beginning; 16 bytes a record stay in memory.
+    All are read and checked once, in the beginning; 8 bytes a record stay in memory.
     Threads may share it, and a pickled one opens the file anew.
 
     Attributes:
@@ -72,26 +72,36 @@ class RecordFile(Sequence):
     def __len__(self) -> int:
         return len(self._offsets)
 
-    def __getitem__(self, number: int) -> Record:
-        """Returns the record of a number, 0 to `len` - 1 (negative: from the end).
+    def __getitem__(self, number):
+        """Returns the record of a number, or the list of those of a slice.
 
         Raises:
           IndexError: for a number that is not there.
           RuntimeError: when the file has changed since it was read through.
         """
+        if isinstance(number, slice):
+            return [self[i] for i in range(len(self))[number]]
         offset = self._offsets[number]
         with open(self.path, "rb") as f:
-            if _version(self.path) != self._version:
-                raise RuntimeError(
-                    f"{self.path} has changed since it was read: start again"
-                )
+            self._check_version()
             f.seek(offset)
             return record_from_json(json.loads(f.readline()))
+
+    def __iter__(self) -> Iterator[Record]:
+        """Reads the file through once more; raises what `[]` does."""
+        self._check_version()
+        return iter_records(self.path)
+
+    def _check_version(self) -> None:
+        if _version(self.path) != self._version:
+            raise RuntimeError(
+                f"{self.path} has changed since it was read: start again"
+            )
 
 
 def _version(path: Path) -> tuple[int, ...]:
     state = path.stat()
-    return state.st_ino, state.st_size, state.st_mtime_ns
+    return state.st_size, state.st_mtime_ns
 
 
 def _line_offsets(path: Path) -> Iterator[int]:

@@ -20,7 +20,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from item_jax.towers.attention import WRITTEN_OUT, attend, fastest, precision
+from item_jax.towers.attention import WRITTEN_OUT, attend, precision, preferred
 
 ACTIVATIONS = {
     # openai/CLIP model.py: the approximation its weights were trained with.
@@ -246,12 +246,12 @@ def encoder(tower: str, *, config: Config, dtype, device: jax.Device):
     """Returns the "vision" or "text" tower as `fn(params, rows)`, for a device.
 
     Texts are short (16 tokens, mostly), and their attention is always written out;
-    that of the views is the fastest one of the device.
+    that of the views is the one preferred on the device.
     """
     if tower == "text":
         return functools.partial(encode_text, config=config, dtype=dtype)
     c, side = config.vision, config.image_size // config.patch_size
-    attention = fastest(
+    attention = preferred(
         device,
         dtype,
         (side * side + 1, c.heads, c.width // c.heads),

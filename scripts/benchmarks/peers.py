@@ -19,12 +19,11 @@ class Tower(torch.nn.Module):
     Views (B, S, S, 3) uint8 or tokens (B, 77) int64 -> embeddings (B, D) float32.
     """
 
-    def __init__(self, model, which: str, config, *, compiled: bool = False):
+    def __init__(self, model, which: str, config):
         super().__init__()
         self.model = model  # a submodule: its weights are exported as such
         self.which = which
-        encode = getattr(model, f"get_{which}_features")
-        self.encode = torch.compile(encode) if compiled else encode
+        self.encode = getattr(model, f"get_{which}_features")
         for name in ("image_mean", "image_std"):
             value = torch.tensor(getattr(config, name), device=model.device)
             self.register_buffer(name, value.view(1, 3, 1, 1))
@@ -55,7 +54,8 @@ def peers(
     found = {"eager": in_torch(tower, x)}
     if quick:
         return found
-    found["compiled"] = in_torch(Tower(model, which, config, compiled=True), x)
+    torch._dynamo.reset()  # or it takes a second size for a sign of changing shapes
+    found["compiled"] = in_torch(torch.compile(tower, dynamic=False), x)
     packages = ("onnx", "onnxscript", "onnxruntime")
     installed = all(importlib.util.find_spec(name) for name in packages)
     if installed and jax.default_backend() == "cpu" and model.dtype == torch.float32:
@@ -63,9 +63,9 @@ def peers(
     return found
 
 
-def in_torch(tower: Tower, x: torch.Tensor) -> Callable[[], np.ndarray]:
+def in_torch(tower, x: torch.Tensor) -> Callable[[], np.ndarray]:
     """Returns a function that runs `tower` on `x`, laid on its device beforehand."""
-    x = x.to(tower.model.device)
+    x = x.to(next(tower.parameters()).device)
 
     def run():
         with torch.inference_mode():

@@ -75,8 +75,9 @@ def _row(size, which, x, model, towers, peak, arguments) -> dict:
         return np.asarray(run(on_device))
 
     others = peers(model, which, towers.config, x, quick=arguments.quick)
-    for peer in others.values():
-        check_equal(ours(), peer(), 1e-5 if towers.dtype == "float32" else 5e-2)
+    mine = ours()
+    for name, peer in others.items():
+        check_equal(name, mine, peer(), towers.dtype)
     result = race({"ours": ours, **others}, arguments.rounds)
     rate = len(x) / result["ours"]["seconds"]
     flops = rate * GFLOP[size][which == "text"] * 1e9
