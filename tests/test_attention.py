@@ -28,7 +28,9 @@ def equation(q, k, v, causal):
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("implementation", [attention.WRITTEN_OUT, "xla"])
+@pytest.mark.parametrize(
+    "implementation", [attention.WRITTEN_OUT, attention.ONE_BY_ONE, "xla"]
+)
 def test_attention_is_the_equation(causal, implementation):
     q, k, v = heads()
     found = attention.attend(q, k, v, causal=causal, implementation=implementation)
@@ -85,6 +87,8 @@ def test_the_ladder(monkeypatch):
     assert attention.preferred(gpu, jnp.float32, SHAPE) == attention.WRITTEN_OUT
     cpu = jax.devices()[0]
     assert attention.preferred(cpu, jnp.bfloat16, SHAPE) == attention.WRITTEN_OUT
+    long = (257, 16, 64)  # ViT-L/14
+    assert attention.preferred(cpu, jnp.float32, long) == attention.ONE_BY_ONE
 
 
 def test_a_step_down_says_why(monkeypatch):
