@@ -16,6 +16,7 @@ from PIL import Image
 
 import random_clip
 from benchmarks.race import check_equal, race
+from benchmarks.towers import CPU_BATCH
 from item_jax import config as config_lib
 from item_jax import images, pipeline
 from item_jax.embed import embed_items
@@ -87,7 +88,7 @@ def run(arguments):
             towers = load_towers(root / "clip", arguments.dtype)
             c = config_lib.default()
             c.embed.threads = 16 if gpu else 2
-            c.embed.batch_size = 512 if gpu else 16
+            c.embed.batch_size = 512 if gpu else CPU_BATCH[size]
             c.embed.text_batch_size = 512 if gpu else 32
 
             def ours(records=records, root=root, towers=towers, c=c):
