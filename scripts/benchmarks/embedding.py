@@ -16,7 +16,6 @@ from PIL import Image
 
 import random_clip
 from benchmarks.race import check_equal, race
-from benchmarks.towers import CPU_BATCH
 from item_jax import config as config_lib
 from item_jax import images, pipeline
 from item_jax.embed import embed_items
@@ -71,6 +70,8 @@ def save_word_tokenizer(folder) -> None:
 def run(arguments):
     """Yields a row per size."""
     import torch
+
+    from benchmarks.towers import CPU_BATCH
 
     gpu = jax.default_backend() == "gpu"
     device = "cuda" if gpu else "cpu"
