@@ -239,7 +239,6 @@ def predict(arguments) -> int:
     from item_jax.detector import ItemDetector
     from item_jax.sharding import keep_programs
 
-    keep_programs()
     paths = [Path(os.path.abspath(p)) for p in arguments.image]
     root = Path(os.path.commonpath([p.parent for p in paths]))
     keys = [p.relative_to(root).as_posix() for p in paths]
@@ -247,6 +246,7 @@ def predict(arguments) -> int:
         wanted = [records.Record(key, caption=arguments.caption) for key in keys]
     else:
         wanted = _records_of(paths, keys, arguments.records)
+    keep_programs()
     detector = ItemDetector.from_pretrained(arguments.head, towers=arguments.towers)
     predictions = detector.predict(wanted, images=root)
     rows = []

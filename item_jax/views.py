@@ -54,14 +54,8 @@ def resize_center_crop(image: np.ndarray, size: int) -> np.ndarray:
     Bicubic in Pillow, the long side rounded down; pixel for pixel what transformers'
     Pillow image processor of CLIP does. Only for a picture so oblong that the resized
     one would exceed `MAX_PIXELS` (about 1800:1 at 224) are the ends, which no view can
-    show, cut off before resizing; the view is then right within a pixel.
-
-    Args:
-      image: uint8 [H, W, 3].
-      size: side of the view in pixels.
-
-    Returns:
-      uint8 [size, size, 3].
+    show, cut off before resizing; the view is then right within a pixel. Same arguments
+    and result as `center_crop`.
     """
     height, width = check_image(image)
     short, long = min(height, width), max(height, width)
@@ -84,7 +78,7 @@ def resize_center_crop(image: np.ndarray, size: int) -> np.ndarray:
 def letterbox(image: np.ndarray, size: int) -> np.ndarray:
     """Resizes the long side to `size` (bicubic) and centres the whole on black.
 
-    Same arguments and result as `resize_center_crop`. The black is added after resizing
+    Same arguments and result as `center_crop`. The black is added after resizing
     so that it does not bleed into the object, nor a sliver grow into a huge square.
     """
     height, width = check_image(image)

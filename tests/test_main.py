@@ -163,15 +163,17 @@ def test_index_join_embed_with_failures(tiny_clip, tmp_path):
         *("--out", tmp_path / "run/records.jsonl"),
     )
     assert "4 images = 3 captioned + 0 failed in a sidecar + 1 without a caption" in out
-    out = run(
-        *("embed", "--workdir", tmp_path / "run", f"--config.tower={tiny_clip[0]}"),
-        status=1,
-    )
+    embed = ("embed", "--workdir", tmp_path / "run", f"--config.tower={tiny_clip[0]}")
+    out = run(*embed, status=1)
     assert "4 images = 2 embedded + 2 failed" in out
     assert "failed: fake/3.png: caption: the record has none" in out
     assert "failed: real/0.png: image: " in out
     manifest = json.loads((tmp_path / "run/embeddings/manifest.json").read_text())
     assert manifest["fingerprint"]["captioner"] == "me (1)"
+    # The file is mended; the record without a caption is not.
+    Image.new("RGB", (40, 40)).save(images / "real" / "0.png")
+    assert "2 embedded + 2 failed" in run(*embed, status=1)
+    assert "3 embedded + 1 failed" in run(*embed, "--retry-failed", status=1)
 
 
 @pytest.mark.parametrize(

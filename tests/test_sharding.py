@@ -82,3 +82,10 @@ def test_programs_are_kept_on_accelerators(
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
     assert found == (expected and expected.format(home=tmp_path))
+
+
+def test_a_batch_has_one_of_the_sizes(params):
+    run = ShardedFunction(work, params, batch_size=8, devices=jax.devices()[:2])
+    assert run(np.ones((8, 12), np.float32)).shape == (8, 6)
+    with pytest.raises(ValueError, match=r"batch of 5 rows is none of \[2, 8\]"):
+        run(np.ones((5, 12), np.float32))

@@ -20,7 +20,7 @@ WRITTEN_OUT = "written_out"
 ONE_BY_ONE = "one_by_one"
 
 # From this size of one sequence's weights in float32, [H, T, T], that pays. On two
-# cores with 1 MiB of L2 each, image tower and batch of `scripts/benchmark.py`: 15%
+# cores with 1 MiB of L2 each, image tower and batch of `scripts/benchmark.py`: 13%
 # faster at ViT-L/14 (4.0 MiB), equal at B/16 (1.8), 2% slower at B/32 (0.1).
 LONG = 2**20
 

@@ -125,9 +125,8 @@ def run(arguments):
 def _straightforward(torch, model, towers, records, root, c, device, dtype):
     """The PyTorch program one would write; decoding in threads, as ours."""
     size, config = towers.image_size, towers.config
-    batch = (
-        128 if device == "cuda" else 8
-    )  # images: about as many views as ours, or more
+    # Images: about as many views at once as ours, or more.
+    batch = 128 if device == "cuda" else 8
     mean, std = (
         torch.tensor(v, device=device).view(1, 3, 1, 1)
         for v in (config.image_mean, config.image_std)
