@@ -7,53 +7,53 @@ neither JAX nor anything else that takes time.
 from __future__ import annotations
 
 import importlib
+from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from item_jax.cache import EmbeddingCache as EmbeddingCache
+    from item_jax.detector import ItemDetector as ItemDetector
+    from item_jax.embed import embed_records as embed_records
+    from item_jax.embeddings import Embeddings as Embeddings
+    from item_jax.evaluate import evaluate_methods as evaluate_methods
+    from item_jax.fitted import FittedMethod as FittedMethod
+    from item_jax.records import Object as Object
+    from item_jax.records import Record as Record
+    from item_jax.records import read_records as read_records
+    from item_jax.records import write_records as write_records
+    from item_jax.towers.towers import Towers as Towers
+    from item_jax.towers.towers import load_towers as load_towers
+    from item_jax.train import fit_method as fit_method
+    from item_jax.train import training_set as training_set
+
+__version__ = "0.2.0"
 
 _PUBLIC = {
     "Record": "records",
     "Object": "records",
     "read_records": "records",
     "write_records": "records",
-    "load_towers": "towers.load",
-    "Towers": "towers.load",
+    "load_towers": "towers.towers",
+    "Towers": "towers.towers",
+    "Embeddings": "embeddings",
     "EmbeddingCache": "cache",
-    "Embeddings": "cache",
     "embed_records": "embed",
-    "train_heads": "train",
-    "Head": "heads",
-    "evaluate_heads": "evaluate",
+    "training_set": "train",
+    "fit_method": "train",
+    "FittedMethod": "fitted",
+    "evaluate_methods": "evaluate",
     "ItemDetector": "detector",
 }
 _MODULES = (
-    "audit",
-    "baselines",
-    "cache",
-    "config",
-    "datasets",
-    "detector",
-    "embed",
-    "evaluate",
-    "heads",
-    "images",
-    "join",
-    "metrics",
-    "misalignment",
-    "neutralise",
-    "perturb",
-    "pipeline",
-    "plots",
-    "protocol",
-    "records",
-    "sharding",
-    "towers",
-    "train",
-    "views",
+    *("audit", "cache", "choices", "config", "datasets", "detector", "embed"),
+    *("embeddings", "evaluate", "files", "fitted", "heads", "images", "join"),
+    *("methods", "metrics", "misalignment", "neutralise", "perturb", "pipeline"),
+    *("plots", "protocol", "records", "settings", "sharding", "shards", "testing"),
+    *("towers", "train", "training_loop", "views", "workdir"),
 )
 __all__ = [*_PUBLIC, *_MODULES]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         module = importlib.import_module(f"{__name__}.{_PUBLIC[name]}")
         return getattr(module, name)
@@ -62,5 +62,5 @@ def __getattr__(name: str):
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted(__all__)

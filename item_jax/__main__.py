@@ -1,264 +1,132 @@
-"""The door: `item-jax demo | index | audit | embed | train | evaluate | predict | ...`.
+"""The command line: `item-jax demo | index | audit | embed | train | evaluate | ...`.
 
-It parses and calls; everything it does can be imported.
+It parses and calls; what a command does is in `item_jax.commands`.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
+import signal
 import sys
-import time
-from pathlib import Path
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
 
-from item_jax import __version__, verbs
+from item_jax import __version__, commands, config
+from item_jax.choices import nearest
 
-_STAGE_OPTIONS = """
-Any field of the configuration can be set: --config.train.epochs=10
-(`item-jax config` prints all of them with their values).
+_CONFIG_OPTIONS = """
+Fields of the configuration are set by --config.train.epochs=10 and the like; this
+command uses {fields}
+(`item-jax config` prints all of them with meanings and choices).
 """
 
+_EXPECTED = (ValueError, OSError, RuntimeError, FloatingPointError)
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs one verb and returns the exit status: 0, 1 (some images failed) or 2."""
-    parser = _parser()
-    arguments, rest = parser.parse_known_args(argv)
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Returns:
+      The exit status: 0, 1 (some images failed), 2 (an error, in one sentence), 130
+      (interrupted) or 141 (the reader of a pipe went away).
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:  # a program: let a termination clean up as Ctrl-C does
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    modules = {name: _module(name) for name in commands.NAMES}
+    command = next((word for word in words if not word.startswith("-")), "")
     try:
-        arguments.overrides = _overrides(rest)
-        if arguments.overrides and not hasattr(arguments, "config"):
-            raise ValueError(f"takes no --config option such as {rest[0]}")
+        words, overrides = _split_overrides(words)
+        if command in modules:
+            _refuse_unknown(command, modules[command], words, overrides)
+        arguments = _parser(modules).parse_args(words)
+        arguments.overrides = overrides
         if getattr(arguments, "distributed", False):
             from item_jax import sharding
 
             sharding.initialize()
-        return arguments.run(arguments) or 0
-    except (ValueError, OSError, RuntimeError, FloatingPointError) as e:
+        return modules[arguments.command].run(arguments) or 0
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except _EXPECTED as e:
         if os.environ.get("ITEM_JAX_TRACEBACK"):
             raise
-        print(f"item-jax {arguments.verb}: {e}", file=sys.stderr)
+        print(f"item-jax {command}: {e}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"\nitem-jax {arguments.verb}: stopped", file=sys.stderr)
+        print(f"\nitem-jax {command}: stopped", file=sys.stderr)
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"item_jax.commands.{name.replace('-', '_')}")
+
+
+def _parser(modules: dict[str, Any]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="item-jax",
         description="Detect AI-generated images by image-text misalignment (ITEM, "
         "TIDY), in JAX.",
-        epilog="Begin with `item-jax demo`. `item-jax VERB --help` shows an example.",
+        epilog="Begin with `item-jax demo`; `item-jax COMMAND --help` has an example.",
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=__version__)
-    subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-
-    def verb(name, run, help, example, *, stage=False):
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, module in modules.items():
+        fields = config.READS.get(name)
+        about = ""
+        if fields and name != "config":
+            about = _CONFIG_OPTIONS.format(fields=", ".join(fields))
         p = subparsers.add_parser(
             name,
-            help=help,
-            description=help + ("\n" + _STAGE_OPTIONS if stage else ""),
-            epilog=f"example:\n  {example}",
+            help=module.HELP,
+            description=f"{module.HELP}\n{about}",
+            epilog=f"example:\n  {module.EXAMPLE}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
         )
-        p.set_defaults(run=run)
-        if stage:
-            p.add_argument("--config", help="run card, such as configs/item_vitl14.py")
-            p.add_argument("--workdir", required=True, help="where results go")
+        if fields:
             p.add_argument(
-                "--distributed",
-                action="store_true",
-                help="one of several processes (TPU pod, SLURM, JAX_PROCESS_ID ...)",
+                "--config", metavar="CARD", help="run card: item_vitl14, or a file"
             )
-        return p
-
-    p = verb(
-        "demo",
-        demo,
-        "Run every stage on the miniature world: index, embed, train, evaluate.",
-        "item-jax demo",
-    )
-    p.add_argument("--workdir", default="item-jax-demo", help="default: %(default)s")
-
-    p = verb(
-        "index",
-        verbs.index,
-        "Find the images below a folder, join them with captions and objects, and "
-        "write records.",
-        "item-jax index --images data/images --captions data/captions.jsonl "
-        "--objects data/objects.jsonl --out run/records.jsonl",
-    )
-    p.add_argument("--images", required=True, help="folder the keys are relative to")
-    _layout_options(p)
-    p.add_argument("--captions", help="captions.jsonl of scripts/caption.py")
-    p.add_argument("--objects", help="objects.jsonl of scripts/ground.py")
-    p.add_argument("--out", required=True, help="records.jsonl to write")
-
-    p = verb(
-        "audit",
-        verbs.audit,
-        "Say what the files of real and fake images give away by their formats, sizes "
-        "and headers, and how far a classifier gets with that alone.",
-        "item-jax audit data/CNN_synth_testset --benchmark forensynths\n"
-        "  item-jax audit data --config.neutralise.quality=96 "
-        "--config.neutralise.size=256",
-    )
-    p.add_argument("root", metavar="ROOT", help="folder of the images")
-    _layout_options(p)
-    p.add_argument("--records", help="records.jsonl; instead of reading the folder")
-    p.add_argument("--config", help="run card, for its `neutralise`")
-    p.add_argument("--json", help="write everything found to this file")
-
-    p = verb(
-        "build-dataset",
-        verbs.build_dataset,
-        "Pack records and their image files for TensorFlow Datasets (ArrayRecord; "
-        "without TensorFlow).",
-        "item-jax build-dataset --records run/records.jsonl --data-dir packed "
-        "--name forensynths\n  item-jax embed --workdir run "
-        "--config.data.records=packed/item/forensynths/1.0.0",
-    )
-    p.add_argument("--records", required=True, help="records.jsonl")
-    p.add_argument("--images", help="default: what records.run.json says")
-    p.add_argument("--data-dir", required=True, help="a folder, or gs://bucket/folder")
-    p.add_argument("--name", required=True, help="of the data set")
-    p.add_argument("--shards", type=int, default=0, help="files of a split")
-
-    p = verb(
-        "embed",
-        verbs.embed,
-        "Embed the images, captions and objects of records; a stopped run goes on.",
-        "item-jax embed --config=configs/item_vitl14.py --workdir run "
-        "--config.dtype=bfloat16",
-        stage=True,
-    )
-    p.add_argument(
-        "--retry-failed",
-        action="store_true",
-        help="make the shards again in which an image could not be read",
-    )
-    verb(
-        "train",
-        verbs.train,
-        "Train the head on embeddings; a stopped run goes on.",
-        "item-jax train --config=configs/item_vitl14.py --workdir run "
-        "--config.misalignment.w2=0",
-        stage=True,
-    )
-    p = verb(
-        "evaluate",
-        verbs.evaluate,
-        "Score the test split and print ACC, AP and AUC per generator.",
-        "item-jax evaluate --config=configs/item_vitl14.py --workdir run\n"
-        "  item-jax evaluate --workdir genimage --head progan/head",
-        stage=True,
-    )
-    p.add_argument("--head", help="trained in another workdir; default: WORKDIR/head")
-
-    p = verb(
-        "predict",
-        verbs.predict,
-        "Score images and show the evidence.",
-        'item-jax predict photo.jpg --head run/head --caption "a dog on a beach"',
-    )
-    p.add_argument("image", nargs="+")
-    p.add_argument("--head", required=True, help="folder or Hugging Face id")
-    p.add_argument("--towers", help="folder or id; default: the head's own")
-    source = p.add_mutually_exclusive_group(required=True)
-    source.add_argument("--records", help="records.jsonl with captions and objects")
-    source.add_argument("--caption", help="one caption for the image(s) given")
-    p.add_argument("--json", help="write the results to this file, a line an image")
-
-    p = verb(
-        "config",
-        verbs.show_config,
-        "Print every field of a configuration with its value.",
-        "item-jax config --config=configs/item_vitl14.py",
-    )
-    p.add_argument("--config", help="run card; default: the paper's configuration")
-    verb(
-        "check",
-        verbs.check,
-        "Print versions, devices and free disk space.",
-        "item-jax check",
-    )
+        for names, settings in module.OPTIONS:
+            p.add_argument(*names, **settings)
     return parser
 
 
-def _layout_options(p: argparse.ArgumentParser) -> None:
-    p.add_argument(
-        "--benchmark",
-        default="",
-        help="forensynths, unifd, diffusionforensics or genimage, whose trees are "
-        "known and checked; any other name is only written into the records",
-    )
-    p.add_argument(
-        "--generators",
-        default="",
-        help="of a known benchmark: only these, such as ADM,glide; `paper`: the "
-        "columns of ITEM's tables",
-    )
-    p.add_argument("--split", default="", help="of a known benchmark: only this one")
-    p.add_argument(
-        "--train-subset",
-        default="",
-        help="progan-20x2000 (default of forensynths), progan-4x10000, adm-40000, all",
-    )
-
-
-def _overrides(rest: list[str]) -> list[tuple[str, str]]:
-    """Reads `--config.field=value` and `--config.field value`."""
-    found = []
-    rest = list(rest)
-    while rest:
-        word = rest.pop(0)
+def _split_overrides(words: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Takes `--config.field=value` and `--config.field value` out of the words."""
+    rest, found = [], []
+    words = list(words)
+    while words:
+        word = words.pop(0)
         if not word.startswith("--config."):
-            raise ValueError(f"unknown argument {word!r}; see --help")
+            rest.append(word)
+            continue
         name, equals, value = word.removeprefix("--config.").partition("=")
         if not equals:
-            if not rest:
+            if not words:
                 raise ValueError(f"{word} needs a value: {word}=VALUE")
-            value = rest.pop(0)
+            value = words.pop(0)
         found.append((name, value))
-    return found
+    return rest, found
 
 
-def demo(arguments) -> int:
-    """`item-jax demo`."""
-    from item_jax.datasets import miniature
-
-    start = time.perf_counter()
-    workdir = Path(arguments.workdir)
-    world = miniature.unpack(workdir)
-    card = workdir / "run_card.py"
-    card.write_text(
-        "from item_jax.datasets import miniature\n\n\n"
-        f"def get_config():\n    return miniature.get_config({str(world)!r})\n"
-    )
-    stages = [
-        [
-            *("index", "--images", str(world / "images")),
-            *("--captions", str(world / "captions.jsonl")),
-            *("--objects", str(world / "objects.jsonl")),
-            *("--benchmark", "miniature", "--out", str(workdir / "records.jsonl")),
-        ],
-        *(
-            [stage, f"--config={card}", "--workdir", str(workdir)]
-            for stage in ("embed", "train", "evaluate")
-        ),
-    ]
-    for stage in stages:
-        verbs.say(f"\n$ item-jax {' '.join(stage)}")
-        status = main(stage)
-        if status:
-            return status
-    fake = sorted((world / "images" / "test").glob("*/1_fake/*"))[0]
-    verbs.say(
-        f"\nThe whole demo took {time.perf_counter() - start:.0f} s. The miniature is "
-        "a toy world: it shows that\nevery stage works, not what ITEM scores on "
-        f"ForenSynths. Next, one image with its evidence:\n  item-jax predict {fake} "
-        f"--head {workdir / 'head'} --records {workdir / 'records.jsonl'}"
-    )
-    return 0
+def _refuse_unknown(command, module, words, overrides) -> None:
+    """Names the nearest option, also when a required one is missing."""
+    known = {name for names, _ in module.OPTIONS for name in names}
+    known |= {"--help", "-h"} | ({"--config"} if command in config.READS else set())
+    options = sorted(name for name in known if name.startswith("--"))
+    if overrides and command not in config.READS:
+        raise ValueError(f"takes no --config option such as --config.{overrides[0][0]}")
+    for word in words:
+        name = word.partition("=")[0]
+        if name.startswith("--") and name != "--" and name not in known:
+            raise ValueError(f"unknown option {name!r}; {nearest(name, options)}")
 
 
 if __name__ == "__main__":

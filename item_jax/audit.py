@@ -7,24 +7,24 @@ the two labels are, and how well a classifier does that sees nothing but their h
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import hashlib
-import io
-import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-from PIL import Image, JpegImagePlugin
 from sklearn.metrics import average_precision_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.tree import DecisionTreeClassifier
 
 from item_jax import images, neutralise, protocol
+from item_jax.budget import IN_FLIGHT
+from item_jax.datasets import dataset as datasets
+from item_jax.datasets.dataset import Dataset, RecordList
+from item_jax.files import printable
+from item_jax.headers import Header, header
 from item_jax.perturb import encode_jpeg
 from item_jax.progress import progress
 from item_jax.records import LABELS, Record
@@ -48,103 +48,35 @@ FEATURES = {
 """The groups of header fields that are tried alone."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Header:
-    """What the header of an image file tells.
-
-    Attributes:
-      format: one of `item_jax.images.FORMATS`.
-      mode: Pillow's: RGB, L, P, RGBA, ...
-      width, height: pixels, as stored.
-      quality: of a JPEG, 1..100 on libjpeg's scale; the nearest when its table is
-        another program's; 0 for other formats.
-      subsampling: of the chroma of a JPEG: 0 is 4:4:4, 1 4:2:2, 2 4:2:0; else -1.
-      progressive: whether the JPEG is.
-      exif, icc: whether there is an EXIF block, a colour profile.
-      bytes: of the file.
-      sha256: of the file.
-    """
-
-    format: str
-    mode: str
-    width: int
-    height: int
-    quality: int
-    subsampling: int
-    progressive: bool
-    exif: bool
-    icc: bool
-    bytes: int
-    sha256: str
-
-
-def header(data: bytes) -> Header:
-    """Reads the header of an image file.
-
-    Raises:
-      ImageError: if the data are no image of `item_jax.images.FORMATS`.
-    """
-    return images.parse(data, functools.partial(_header, data))
-
-
-def _header(data: bytes, name: str, image: Image.Image) -> Header:
-    tables = getattr(image, "quantization", None) if name == "JPEG" else None
-    return Header(
-        format=name,
-        mode=image.mode,
-        width=image.width,
-        height=image.height,
-        quality=_quality(tables[0]) if tables else 0,
-        subsampling=JpegImagePlugin.get_sampling(image) if tables else -1,
-        progressive=bool(image.info.get("progressive")),
-        exif=bool(image.info.get("exif")) or (name == "PNG" and b"eXIf" in data[:4096]),
-        icc=bool(image.info.get("icc_profile")),
-        bytes=len(data),
-        sha256=hashlib.sha256(data).hexdigest(),
-    )
-
-
-def _quality(table: Sequence[int]) -> int:
-    """The quality whose luminance table is nearest, by the sum of differences."""
-    return int(np.abs(_tables() - np.array(table)).sum(1).argmin()) + 1
-
-
-@functools.cache
-def _tables() -> np.ndarray:
-    """libjpeg's luminance tables of qualities 1 to 100, as Pillow gives them back."""
-    grey = np.zeros((8, 8, 3), np.uint8)
-    tables = []
-    for quality in range(1, 101):
-        with Image.open(io.BytesIO(encode_jpeg(grey, quality))) as image:
-            tables.append(image.quantization[0])
-    return np.array(tables)
-
-
 def audit(
-    records: Sequence[Record],
-    root: str | Path,
+    data: Dataset | Sequence[Record],
+    image_root: str | Path | None = None,
     *,
-    pairs: dict[str, str] | None = None,
+    real_sources: Mapping[str, str] | None = None,
     quality: int = 0,
     size: int = 0,
     threads: int = 8,
+    max_pixels: int = images.MAX_PIXELS,
 ) -> dict[str, Any]:
     """Examines the files of a data set.
 
     Args:
-      records: with labels.
-      root: the folder the keys are relative to.
-      pairs: generator -> source of its real images; see `item_jax.protocol`.
+      data: a data set, or a list of records, with labels.
+      image_root: of records: the folder the keys are relative to.
+      real_sources: {generator: generator whose real images it is tested against}, see
+        `item_jax.protocol`; by default what the data set says.
       quality: with `size`, also examine the files that `item_jax.neutralise` would
         make: `config.neutralise`; 0 for none.
       size: see `quality`.
       threads: that read files.
+      max_pixels: most pixels of an image, `config.data.max_pixels`.
 
     Returns:
-      `images`, `failures` [{key, error}], `generators` {name: {"real", "fake" (what
-      their files are, see `describe`), "headers" and, when asked for, "neutralised"
-      (see `leak`)}}, `duplicates` [[key, ...]], `crossed` (how many of those are real
-      and fake), `near_empty` [key], `neutralise` {quality, size}, `warnings` [text].
+      `root` (the folder of the images), `images`, `failures` [{key, error}],
+      `generators` {name: {"real", "fake" (what their files are, see `describe`),
+      "headers" and, when asked for, "neutralised" (see `leak`)}}, `duplicates` [[key,
+      ...]], `crossed` (how many of those are real and fake), `near_empty` [key],
+      `neutralise` {quality, size}, `warnings` [text].
 
     Raises:
       ValueError: for a size without a quality, which would leave the formats as they
@@ -155,34 +87,17 @@ def audit(
         raise ValueError(
             "neutralise.size without neutralise.quality leaves JPEG and PNG as they are"
         )
-
-    def examine(record: Record):
-        try:
-            data = images.read_bytes(root, record.key)
-            after = None
-            before = header(data)
-            if quality:
-                picture = neutralise.neutralise(images.decode(data), size=size)
-                after = header(encode_jpeg(picture, quality))
-            return before, after, None
-        except images.ImageError as e:
-            return None, None, str(e)
-
-    found = []
-    with (
-        ThreadPoolExecutor(threads) as pool,
-        progress("audit", len(records), "img") as bar,
-    ):
-        # In pieces, so that neither files nor futures pile up.
-        for start in range(0, len(records), 1024):
-            for result in pool.map(examine, records[start : start + 1024]):
-                found.append(result)
-                bar.update()
-    rows = [dataclasses.asdict(record) for record in records]
+    if isinstance(data, list | tuple):
+        data = RecordList(data, image_root)
+    dataset = cast(Dataset, data)
+    rows = [vars(record) for record in datasets.records(dataset)]
+    options = {"quality": quality, "size": size, "max_pixels": max_pixels}
+    found = list(_examine_all(dataset, threads, options))
     labels = np.array([LABELS.get(row["label"], -1) for row in rows])
     good = np.array([before is not None for before, _, _ in found], bool)
+    facts = datasets.facts(dataset)
     result: dict[str, Any] = {
-        "root": os.fspath(root),
+        "root": facts["images"] or type(dataset).__name__,
         "images": len(rows),
         "failures": [
             {"key": row["key"], "error": error}
@@ -192,7 +107,9 @@ def audit(
         "neutralise": {"quality": quality, "size": size},
         "generators": {},
     }
-    for name, index in protocol.groups(rows, pairs=pairs).items():
+    known = facts["real_sources"] if real_sources is None else real_sources
+    sources = protocol.complete_real_sources(rows, known)
+    for name, index in protocol.groups(rows, real_sources=sources).items():
         index = index[good[index]]
         entry: dict[str, Any] = {
             label: describe([found[i][0] for i in index[labels[index] == number]])
@@ -207,6 +124,41 @@ def audit(
     result["near_empty"] = [key for key, h in headers.items() if near_empty(h)]
     result["warnings"] = _warnings(result)
     return result
+
+
+Examined = tuple[Header | None, Header | None, str | None]
+"""A file's header, that of its neutralised form if asked for, and why there is none."""
+
+
+def _examine_all(
+    dataset: Dataset, threads: int, options: dict[str, int]
+) -> Iterator[Examined]:
+    examine = functools.partial(_examine, dataset, **options)
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        progress("audit", len(dataset), "img") as bar,
+    ):
+        # In pieces, so that neither files nor futures pile up.
+        for start in range(0, len(dataset), 1024):
+            numbers = range(start, min(start + 1024, len(dataset)))
+            for result in pool.map(examine, numbers):
+                yield result
+                bar.update()
+
+
+def _examine(
+    dataset: Dataset, number: int, *, quality: int, size: int, max_pixels: int
+) -> Examined:
+    try:
+        data = dataset.read(number)
+        if not quality:
+            return header(data, max_pixels=max_pixels), None, None
+        with IN_FLIGHT.hold(images.count_pixels(data, max_pixels=max_pixels)):
+            image = images.decode(data, max_pixels=max_pixels)
+            after = encode_jpeg(neutralise.neutralise(image, size=size), quality)
+            return header(data, max_pixels=max_pixels), header(after), None
+    except images.ImageError as e:
+        return None, None, str(e)
 
 
 def near_empty(header: Header) -> bool:
@@ -290,21 +242,24 @@ def _duplicates(headers: dict[str, Header], labels: dict[str, int]) -> dict[str,
     return {"duplicates": groups, "crossed": len(crossed)}
 
 
+def _too_few(real: int, fake: int) -> str:
+    if fake and not real:
+        return f"{fake} fake files and no real ones to compare them with"
+    return f"{real} real and {fake} fake files are too few to judge"
+
+
 def _warnings(result: dict[str, Any]) -> list[str]:
-    said = []
+    found = []
     for name, entry in result["generators"].items():
         real, fake, headers = entry["real"], entry["fake"], entry["headers"]
         if headers is None:
-            said.append(
-                f"{name}: {real['n']} real and {fake['n']} fake files are too few to "
-                "judge"
-            )
+            found.append(f"{name}: {_too_few(real['n'], fake['n'])}")
             continue
         gone = headers["chance"] + LEAK * (1 - headers["chance"])
         if headers["all"] < gone:
             continue
         by = [f for f in FEATURES if headers[f] >= gone]
-        said.append(
+        found.append(
             f"{name}: headers alone reach AP {headers['all']:.3f} (chance "
             f"{headers['chance']:.3f}); label is confounded with "
             f"{', '.join(by) or 'several fields together'}: real {_brief(real)}; fake "
@@ -312,18 +267,20 @@ def _warnings(result: dict[str, Any]) -> list[str]:
         )
         after = entry.get("neutralised")
         if after and after["all"] >= gone:
-            said.append(
+            found.append(
                 f"{name}: still AP {after['all']:.3f} after neutralising; set both "
                 "neutralise.quality and neutralise.size"
             )
     if result["crossed"]:
-        said.append(f"{result['crossed']} files stand under both labels, byte for byte")
+        found.append(
+            f"{result['crossed']} files have both labels, byte for byte the same"
+        )
     if result["near_empty"]:
-        said.append(
-            f"{len(result['near_empty'])} files are next to empty, such as "
+        found.append(
+            f"{len(result['near_empty'])} files are almost empty, such as "
             f"{result['near_empty'][0]}"
         )
-    return said
+    return found
 
 
 def _brief(entry: dict[str, Any]) -> str:
@@ -344,52 +301,71 @@ def text(result: dict[str, Any]) -> str:
     """Returns an audit as a report for people."""
     failures, done = result["failures"], result["images"] - len(result["failures"])
     lines = [
-        f"{result['images']:,} files below {result['root']} = {done:,} read + "
+        f"{result['images']:,} files of {result['root']} = {done:,} read + "
         f"{len(failures):,} failed",
         "",
     ]
-    names = list(result["generators"])
-    wide = max([len("generator"), *map(len, names)]) + 2
-    again = result["neutralise"]["quality"]
-    title = f"{'generator':<{wide}}{'label':<6}{'files':>8}  {'files are':<40}"
-    lines.append(f"{title}{'EXIF':>6}{'ICC':>6}")
-    for name in names:
-        for label in LABELS:
-            e = result["generators"][name][label]
-            if not e["n"]:
-                continue
-            lines.append(
-                f"{name if label == 'real' else '':<{wide}}{label:<6}{e['n']:>8,}  "
-                f"{_brief(e):<40}{e['exif']:>6.0%}{e['icc']:>6.0%}"
-            )
-    lines += [
-        "",
-        "AP of a classifier that sees headers alone (chance: the share of fakes)",
-    ]
-    columns = ["chance", "all", *FEATURES]
-    titles = [c.removeprefix("JPEG ") for c in columns]
-    title = f"{'generator':<{wide}}" + "".join(f"{t:>10}" for t in titles)
-    lines.append(title + f"{'neutralised':>13}" * bool(again))
-    for name in names:
-        figures = result["generators"][name]["headers"]
-        if figures is None:
-            continue
-        line = f"{name:<{wide}}" + "".join(f"{figures[c]:>10.3f}" for c in columns)
-        after = result["generators"][name].get("neutralised")
-        lines.append(line + (f"{after['all']:>13.3f}" if after else ""))
+    lines += _files_table(result["generators"]) + [""]
+    lines += _leak_table(result["generators"])
     copies = sum(len(keys) - 1 for keys in result["duplicates"])
     lines += [
         "",
         f"{copies:,} files are copies of another; {len(result['near_empty']):,} are "
-        "next to empty, such as pictures of one colour",
+        "almost empty, such as pictures of one colour",
     ]
-    lines += [f"failed: {f['key']}: {f['error']}" for f in failures[:5]]
+    lines += [printable(f"failed: {f['key']}: {f['error']}") for f in failures[:5]]
     if len(failures) > 5:
         lines.append(f"failed: ... and {len(failures) - 5:,} more")
-    lines += [f"warning: {w}" for w in result["warnings"]]
-    if any("headers alone" in w for w in result["warnings"]) and not again:
+    lines += [printable(f"warning: {w}") for w in result["warnings"]]
+    if (
+        any("headers alone" in w for w in result["warnings"])
+        and not result["neutralise"]["quality"]
+    ):
         lines.append(
-            "To make all files alike: --config.neutralise.quality=96 "
+            "To make all files equal: --config.neutralise.quality=96 "
             "--config.neutralise.size=256, here to see the effect, and with embed"
         )
     return "\n".join(lines)
+
+
+def _files_table(generators: dict[str, Any]) -> list[str]:
+    """What the files of each generator and label are, one line each."""
+    wide = _width(generators)
+    title = f"{'generator':<{wide}}{'label':<6}{'files':>8}  {'files are':<40}"
+    lines = [f"{title}{'EXIF':>6}{'ICC':>6}"]
+    for name, entry in generators.items():
+        first = printable(name)
+        for label in LABELS:
+            e = entry[label]
+            if e["n"]:
+                lines.append(
+                    f"{first:<{wide}}{label:<6}{e['n']:>8,}  {_brief(e):<40}"
+                    f"{e['exif']:>6.0%}{e['icc']:>6.0%}"
+                )
+                first = ""
+    return lines
+
+
+def _leak_table(generators: dict[str, Any]) -> list[str]:
+    """The AP of headers alone, one line for each generator that has one."""
+    wide = _width(generators)
+    columns = ["chance", "all", *FEATURES]
+    title = f"{'generator':<{wide}}"
+    title += "".join(f"{c.removeprefix('JPEG '):>10}" for c in columns)
+    if any("neutralised" in entry for entry in generators.values()):
+        title += f"{'neutralised':>13}"
+    lines = [
+        "AP of a classifier that sees headers alone (chance: the share of fakes)",
+        title,
+    ]
+    for name, entry in generators.items():
+        figures, after = entry["headers"], entry.get("neutralised")
+        if figures is not None:
+            line = f"{printable(name):<{wide}}"
+            line += "".join(f"{figures[c]:>10.3f}" for c in columns)
+            lines.append(line + (f"{after['all']:>13.3f}" if after else ""))
+    return lines
+
+
+def _width(generators: dict[str, Any]) -> int:
+    return max(len("generator"), *(len(printable(name)) for name in generators), 0) + 2

@@ -1,4 +1,4 @@
-"""The embedding cache: what the towers said, once, for every later question.
+"""The embedding cache: computed once by the towers, read by everything after them.
 
     embeddings/
       manifest.json            what it was made with, and how many shards belong to it
@@ -8,107 +8,22 @@
 
 Embeddings are un-normalised. Row i of the arrays belongs to the i-th row of the
 `.jsonl` whose status is "done". A shard counts once its `.safetensors` has its name,
-which it gets last, by rename: whole or not at all.
+which it gets last, by rename: whole or not at all. Its number and the checksums of its
+arrays and rows stand inside (`item_jax.shards`).
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import os
-import uuid
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-from ml_collections import ConfigDict
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from item_jax import files, settings, shards
+from item_jax.embeddings import Embeddings, Row
 
-from item_jax import misalignment, records
-
-SCHEMA = "item-embeddings/1"
-STORAGE = {"float32": np.float32, "float16": np.float16}
-
-
-@dataclasses.dataclass(frozen=True)
-class Embeddings:
-    """Embeddings of n images with m objects, and the rows that say whose they are.
-
-    Attributes:
-      rows: n dictionaries `{key, label, benchmark, generator, split, caption, objects,
-        ...}`.
-      image_emb, text_emb: `[n, D]`.
-      object_emb, phrase_emb: `[m, D]`.
-      object_offsets: int64 `[n + 1]`.
-    """
-
-    rows: list[dict[str, Any]]
-    image_emb: np.ndarray
-    text_emb: np.ndarray
-    object_emb: np.ndarray
-    phrase_emb: np.ndarray
-    object_offsets: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def labels(self) -> np.ndarray:
-        """int32 `[n]`: real 0, fake 1, unknown -1."""
-        known = [records.LABELS.get(row["label"], -1) for row in self.rows]
-        return np.array(known, np.int32)
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Returns the arrays by name, as they stand in a shard."""
-        names = [f.name for f in dataclasses.fields(self) if f.name != "rows"]
-        return {name: getattr(self, name) for name in names}
-
-    def where(self, keep: Callable[[dict[str, Any]], bool]) -> Embeddings:
-        """Returns the images whose row `keep` accepts, with their objects."""
-        mask = np.array([keep(row) for row in self.rows], bool)
-        if mask.all():
-            return self
-        counts = np.diff(self.object_offsets)
-        objects = np.repeat(mask, counts)
-        return Embeddings(
-            [row for row, kept in zip(self.rows, mask) if kept],
-            self.image_emb[mask],
-            self.text_emb[mask],
-            self.object_emb[objects],
-            self.phrase_emb[objects],
-            np.concatenate([[0], np.cumsum(counts[mask])]),
-        )
-
-    def misalignment(self, config: ConfigDict) -> np.ndarray:
-        """Returns D of `config.misalignment` (ITEM Eq. 8), float32 `[n, D']`."""
-        n, m = len(self), len(self.object_emb)
-        # Rows are padded to powers of two, so that shards share compiled programs;
-        # objects behind the last offset belong to nobody and are not counted.
-        offsets = np.pad(self.object_offsets, (0, _padding(n)), mode="edge")
-        pad = lambda x, count: np.pad(x, ((0, _padding(count)), (0, 0)))  # noqa: E731
-        c = config.misalignment
-        d = _compute(
-            misalignment.get(c.name),
-            pad(self.image_emb, n),
-            pad(self.text_emb, n),
-            pad(self.object_emb, m),
-            pad(self.phrase_emb, m),
-            offsets.astype(np.int32),
-            c.w1,
-            c.w2,
-            no_objects=c.no_objects,
-        )
-        return np.asarray(d)[:n]
-
-
-_compute = jax.jit(misalignment.compute, static_argnums=0, static_argnames="no_objects")
-
-
-def _padding(count: int) -> int:
-    return max(8, 1 << (count - 1).bit_length()) - count if count else 8
+SCHEMA = "item-embeddings/2"
+SCHEMA_0_1 = "item-embeddings/1"  # of version 0.1: read, never continued
 
 
 class EmbeddingCache:
@@ -116,53 +31,94 @@ class EmbeddingCache:
 
     Attributes:
       folder: where it is.
-      manifest: `{schema, fingerprint, towers, embed_dim, records, shards, pairs}`.
+      manifest: `{schema, embedding, records, records_sha256, shard_size, storage,
+        shards, real_sources}`; `embedding` as `item_jax.settings` describes it.
     """
 
     def __init__(self, folder: str | Path):
         """Opens a cache.
 
         Raises:
-          ValueError: when there is none, or its manifest is of another schema.
+          ValueError: if there is none, or its manifest is damaged or of another schema.
         """
         self.folder = Path(folder)
         path = self.folder / "manifest.json"
         if not path.is_file():
-            raise ValueError(f"no embedding cache in {folder}: {path} is missing")
-        self.manifest = json.loads(path.read_text(encoding="utf-8"))
-        if self.manifest.get("schema") != SCHEMA:
             raise ValueError(
-                f"{path} is of schema {self.manifest.get('schema')!r}; this version "
-                f"reads {SCHEMA!r}"
+                f"no embedding cache in {folder}: {path} is missing. `item-jax embed` "
+                "makes one"
             )
+        self.manifest = _read_manifest(path)
+
+    @property
+    def embedding(self) -> settings.Embedding:
+        """What the embeddings depend on; see `item_jax.settings`."""
+        return self.manifest["embedding"]
+
+    @property
+    def embed_dim(self) -> int:
+        """D, the width of the joint space."""
+        return self.embedding["tower"]["embed_dim"]
+
+    @property
+    def real_sources(self) -> dict[str, str]:
+        """generator -> generator whose real images it is tested against."""
+        return self.manifest["real_sources"]
 
     @classmethod
-    def create(cls, folder: str | Path, manifest: dict[str, Any]) -> EmbeddingCache:
+    def create(
+        cls,
+        folder: str | Path,
+        embedding: settings.Embedding,
+        *,
+        records: int,
+        records_sha256: str,
+        shard_size: int,
+        storage: str,
+        real_sources: dict[str, str],
+    ) -> EmbeddingCache:
         """Makes a cache, or opens the one that was begun with the same settings.
 
         Raises:
-          ValueError: when the folder holds a cache made with other settings, naming
-            each field that differs.
+          ValueError: if the folder holds a cache made with other settings (naming each
+            that differs) or begun by version 0.1.
         """
         path = Path(folder) / "manifest.json"
-        manifest = {"schema": SCHEMA} | manifest
+        manifest = {
+            "schema": SCHEMA,
+            "embedding": embedding,
+            "records": records,
+            "records_sha256": records_sha256,
+            "shard_size": shard_size,
+            "storage": storage,
+            "shards": -(-records // shard_size),
+            "real_sources": real_sources,
+        }
         if not path.is_file():
-            records.write_json(path, manifest)
+            files.write_json(path, manifest)
             return cls(folder)
         cache = cls(folder)
-        old, new = cache.manifest["fingerprint"], manifest["fingerprint"]
-        differing = [
-            f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
-            for name in sorted(old.keys() | new.keys())
-            if old.get(name) != new.get(name)
+        differing = settings.differences(cache.embedding, embedding)
+        differing += [
+            f"{name} was {cache.manifest[name]!r} and is {manifest[name]!r}"
+            for name in ("records_sha256", "shard_size", "storage")
+            if cache.manifest[name] != manifest[name]
         ]
         if differing:
             raise ValueError(
                 f"the embeddings in {folder} were made with other settings: "
-                f"{'; '.join(differing)}. Use another --workdir, or delete that folder"
+                f"{'; '.join(differing)}. Give this one a name (--cache NAME), use "
+                "another --workdir, or delete that folder"
             )
-        if cache.manifest != manifest:  # the pairs, on which no embedding depends
-            records.write_json(path, manifest)
+        if cache.manifest["schema"] != SCHEMA:
+            if cache.finished:
+                return cache
+            raise ValueError(
+                f"the embeddings in {folder} were begun by version 0.1 of item_jax and "
+                "cannot be continued; delete that folder and embed again"
+            )
+        if cache.real_sources != real_sources:  # on which no embedding depends
+            files.write_json(path, manifest)
             cache.manifest = manifest
         return cache
 
@@ -171,107 +127,183 @@ class EmbeddingCache:
         return self.folder / f"shard-{shard:05d}{suffix}"
 
     @property
-    def missing(self) -> list[int]:
-        """The shards that are not there yet."""
-        shards = range(self.manifest["shards"])
-        return [i for i in shards if not self.path(i).is_file()]
+    def present(self) -> set[int]:
+        """The numbers of the shards that are there."""
+        names = (
+            re.fullmatch(r"shard-(\d+)\.safetensors", p.name)
+            for p in self.folder.iterdir()
+        )
+        return {int(m[1]) for m in names if m}
 
-    def write(self, shard: int, embeddings: Embeddings, rows: list[dict]) -> None:
-        """Writes a shard: `rows` of all its records, arrays of those that are done."""
-        records.write_json_lines(self.path(shard, ".jsonl"), rows)
-        storage = STORAGE[self.manifest["fingerprint"]["storage"]]
-        arrays = {
-            name: np.ascontiguousarray(
-                value if name == "object_offsets" else value.astype(storage)
-            )
-            for name, value in embeddings.arrays().items()
-        }
-        path = self.path(shard)
-        partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-        with open(partial, "wb") as f:
-            f.write(save(arrays))
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(partial, path)
+    @property
+    def finished(self) -> bool:
+        """Whether every shard is there."""
+        return len(self.present) >= self.manifest["shards"]
 
-    def read(self, shard: int) -> tuple[Embeddings, list[dict]]:
+    def write(self, shard: int, embeddings: Embeddings, rows: list[Row]) -> None:
+        """Writes a shard: `rows` of all its records, arrays of those that are done.
+
+        Raises:
+          ValueError: if a number is not finite, naming array and key.
+        """
+        storage = self.manifest["storage"]
+        shards.write(self.path(shard), shard, embeddings, rows, storage=storage)
+
+    def read(self, shard: int) -> tuple[Embeddings, list[Row]]:
         """Returns the embeddings of a shard and the rows of its failed records.
 
         Raises:
-          ValueError: when the shard is damaged, naming it and the remedy.
+          ValueError: if the shard is damaged, or not the one that its name and the
+            manifest say, with the remedy.
         """
-        path = self.path(shard)
-        remedy = f"delete {path} and run embed again"
-        try:
-            arrays = load_file(path)
-            lines = records.read_json_lines(self.path(shard, ".jsonl"))
-            rows = [row for _, row in lines]
-        except (SafetensorError, OSError, ValueError) as e:
-            raise ValueError(f"shard {path} is damaged ({e}); {remedy}") from e
-        done = [row for row in rows if row["status"] == "done"]
-        failed = [row for row in rows if row["status"] != "done"]
-        if len(arrays["image_emb"]) != len(done):
-            raise ValueError(
-                f"shard {path} holds {len(arrays['image_emb'])} embeddings for "
-                f"{len(done)} rows; {remedy}"
-            )
-        return Embeddings(rows=done, **arrays), failed
+        return shards.read(
+            self.path(shard),
+            shard,
+            count=self._count(shard),
+            embed_dim=self.embed_dim,
+            storage=self.manifest["storage"],
+            marked=self.manifest["schema"] == SCHEMA,
+        )
 
-    def shards(self) -> Iterator[tuple[Embeddings, list[dict]]]:
+    def rows(self, shard: int) -> list[Row]:
+        """Returns the rows of a shard, failed ones included, without its arrays."""
+        return shards.read_rows(self.path(shard, ".jsonl"), self._count(shard))
+
+    def _count(self, shard: int) -> int:
+        size = self.manifest["shard_size"]
+        return min(size, self.manifest["records"] - shard * size)
+
+    def __iter__(self) -> Iterator[tuple[Embeddings, list[Row]]]:
         """Yields every shard in order, as `read` returns it.
 
         Raises:
-          ValueError: when shards are missing: half a cache never reads as whole.
+          ValueError: if shards are missing: half a cache never reads as whole.
         """
-        missing = self.missing
-        if missing:
-            raise ValueError(
-                f"{self.folder} is not finished: {len(missing)} of "
-                f"{self.manifest['shards']} shards are missing; run embed again"
-            )
+        self.check_finished()
         for shard in range(self.manifest["shards"]):
             yield self.read(shard)
 
-    def select(self, *, split: str = "", generators=()) -> Iterator[Embeddings]:
-        """Yields the done rows of a split and of some generators, shard by shard.
+    def check_finished(self) -> None:
+        """Refuses a cache with missing shards.
 
-        Args:
-          split: "" takes all.
-          generators: empty takes all; the real images a generator is tested against
-            carry its name too, or that of their source in the manifest's `pairs`.
+        Raises:
+          ValueError: if some are.
         """
-        pairs = self.manifest.get("pairs", {})
-        generators = set(generators) | {pairs.get(g, g) for g in generators}
-
-        def keep(row):
-            return (not split or row["split"] == split) and (
-                not generators or row["generator"] in generators
+        total, found = self.manifest["shards"], self.present
+        missing = total - sum(i < total for i in found)
+        if missing:
+            raise ValueError(
+                f"{self.folder} is not finished: {missing} of {total} shards are "
+                "missing; run embed again"
             )
 
-        for embeddings, _ in self.shards():
-            chosen = embeddings.where(keep)
+    def selects(self, row: Row, *, split: str = "", generators: Sequence = ()) -> bool:
+        """Whether a row is of a split and of some generators.
+
+        Args:
+          row: of the cache.
+          split: "" takes all.
+          generators: empty takes all; the real images a generator is tested against
+            belong to it, whatever their own generator.
+        """
+        if split and row["split"] != split:
+            return False
+        if not generators or row["generator"] in generators:
+            return True
+        lent = {self.real_sources[g] for g in generators if g in self.real_sources}
+        return row["label"] == "real" and row["generator"] in lent
+
+    def select(
+        self, *, split: str = "", generators: Iterable[str] = ()
+    ) -> Iterator[Embeddings]:
+        """Yields the done rows that `selects` accepts, shard by shard."""
+        wanted = tuple(generators)
+        for embeddings, _ in self:
+            chosen = embeddings.where(
+                lambda row: self.selects(row, split=split, generators=wanted)
+            )
             if len(chosen):
                 yield chosen
 
     def forget_failed(self, shards: Iterable[int]) -> None:
-        """Deletes those of some shards in which an image failed, to be made again.
+        """Deletes the shards in which an image could not be read, to be made again.
 
         Args:
-          shards: their numbers; missing ones are passed over.
+          shards: the numbers to look at; missing ones are skipped.
         """
-        for shard in set(shards) - set(self.missing):
-            _, failed = self.read(shard)
-            if any(row["error"].startswith("image: ") for row in failed):
+        for shard in set(shards) & self.present:
+            if any(row.get("stage") == "image" for row in self.rows(shard)):
                 self.path(shard).unlink()
 
-    def counts(self) -> dict[str, int]:
-        """Returns `{"in", "done", "failed"}`; `in` is the sum of the other two."""
-        done = failed = 0
-        for embeddings, failures in self.shards():
-            done += len(embeddings)
-            failed += len(failures)
-        return {"in": done + failed, "done": done, "failed": failed}
+    def summary(self) -> tuple[dict[str, int], list[Row]]:
+        """Counts the rows; arrays are not read.
 
-    def failures(self) -> list[dict[str, Any]]:
-        """Returns the rows of all failed records, each with its `error`."""
-        return [row for _, failed in self.shards() for row in failed]
+        Returns:
+          `{"in", "done", "failed"}`, of which `in` is the sum of the other two, and the
+          failed rows, each with its `error`.
+        """
+        self.check_finished()
+        done, failures = 0, []
+        for shard in range(self.manifest["shards"]):
+            rows = self.rows(shard)
+            failed = [row for row in rows if row["status"] != "done"]
+            done += len(rows) - len(failed)
+            failures += failed
+        counts = {
+            "in": done + len(failures),
+            "done": done,
+            "failed": len(failures),
+        }
+        return counts, failures
+
+    def counts(self) -> dict[str, int]:
+        """Returns the counts of `summary`."""
+        return self.summary()[0]
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    raw = files.read_json(path)
+    schema = raw.get("schema")
+    if schema == SCHEMA_0_1:
+        raw = _upgrade(raw, path)
+    elif schema != SCHEMA:
+        raise ValueError(
+            f"{path} is of schema {schema!r}; this version reads {SCHEMA!r} and "
+            f"{SCHEMA_0_1!r}"
+        )
+    for name, kind in settings.SHAPE.items():
+        files.field(raw, f"embedding.{name}", kind, path)
+    for name in ("records", "shard_size", "shards"):
+        files.field(raw, name, int, path)
+    files.field(raw, "records_sha256", str, path)
+    storage = files.field(raw, "storage", str, path)
+    if storage not in shards.STORAGE:
+        raise ValueError(
+            f"{path}: storage is {storage!r}; allowed: {list(shards.STORAGE)}"
+        )
+    sources = files.field(raw, "real_sources", dict, path)
+    if not all(isinstance(v, str) for v in sources.values()):
+        raise ValueError(f"{path}: 'real_sources' does not map names to names")
+    size, records = raw["shard_size"], raw["records"]
+    if size < 1 or records < 0 or raw["shards"] != -(-records // size):
+        raise ValueError(
+            f"{path}: {records} records in shards of {size} are not {raw['shards']} "
+            "shards"
+        )
+    return raw
+
+
+def _upgrade(raw: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Brings the manifest of version 0.1 into today's form."""
+    old = files.field(raw, "fingerprint", dict, path)
+    try:
+        embedding = settings.upgrade(
+            old, tower=raw["towers"], embed_dim=raw["embed_dim"]
+        )
+        names = ("records_sha256", "shard_size", "storage")
+        moved = {name: old[name] for name in names}
+        kept = {name: raw[name] for name in ("schema", "records", "shards")}
+    except (KeyError, AttributeError, TypeError, ValueError) as e:
+        raise ValueError(f"{path}: {type(e).__name__}: {e}") from e
+    sources = {"real_sources": raw.get("pairs", {})}
+    return kept | {"embedding": embedding} | moved | sources

@@ -92,7 +92,7 @@ def resolve(
         return table[name]
     path, _, member = name.partition(":")
     bare = "." not in path and not member
-    if not path or (bare and not _importable(path)):
+    if not path or (bare and not importable(path)):
         raise ValueError(
             f"unknown {what} {name!r}; {nearest(name, known)} A module of your own is "
             "given as package.module or package.module:name"
@@ -108,7 +108,8 @@ def resolve(
     return _complete(what, found, repr(name), needs)
 
 
-def _importable(path: str) -> bool:
+def importable(path: str) -> bool:
+    """Whether there is a module `path`; the packages above it are imported."""
     _look_here()
     try:
         return importlib.util.find_spec(path) is not None

@@ -1,152 +1,283 @@
-"""The numbers of the papers as one `ConfigDict`, each with its source.
+"""The numbers of the papers as one `ConfigDict`, each with its source and meaning.
 
 "ITEM" is arXiv 2511.00427, "TIDY" its precursor. Where neither states a value the
-comment says "not in the paper" and why the default is what it is.
+meaning says "not in the paper" and why the default is what it is. `FIELDS` is the
+table: default, meaning, choices, range. `READS` says which command uses which field.
 """
 
 from __future__ import annotations
 
-import difflib
+import dataclasses
 import importlib.util
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from item_jax.choices import nearest
+from item_jax.images import MAX_PIXELS
 
-def nearest(name: str, allowed: Iterable[str]) -> str:
-    """Returns the end of an error message: what is allowed, and the closest name.
 
-    Args:
-      name: the name that was found.
-      allowed: the names that exist.
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One field of the configuration.
+
+    Attributes:
+      default: its value, which also fixes its type.
+      meaning: one line, with the source of the default.
+      choices: the names that are allowed; () for any value.
+      outside: whether `package.module:name` is allowed besides `choices`.
+      least, most: the range of a number, both ends included.
     """
-    allowed = [str(a) for a in allowed]
-    close = difflib.get_close_matches(str(name), allowed, n=1, cutoff=0.4)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    return f"allowed: {', '.join(allowed)}.{hint}"
+
+    default: Any
+    meaning: str
+    choices: tuple[str, ...] = ()
+    outside: bool = False
+    least: float | None = None
+    most: float | None = None
 
 
-LEAST = {
-    "data.max_objects": 0,
-    "embed.batch_size": 1,
-    "embed.text_batch_size": 1,
-    "embed.shard_size": 1,
-    "embed.threads": 1,
-    "embed.workers": 0,
-    "head.hidden_dim": 1,
-    "train.epochs": 1,
-    "train.batch_size": 1,
-    "train.seeds": 1,
-    "train.checkpoint_every": 1,
-    "evaluate.bootstrap": 0,
+FIELDS: dict[str, Field] = {
+    "seed": Field(0, "of everything random; not in the paper", least=0),
+    "tower": Field(
+        "ViT-L-14", "CLIP model: short name, Hugging Face id or folder; ITEM IV-A"
+    ),
+    "tower_family": Field(
+        "", "its architecture; empty: found by the checkpoint's files", outside=True
+    ),
+    "dtype": Field(
+        "float32",
+        "of weights and activations; float32 is the reference, bfloat16 the fast mode",
+        ("float32", "bfloat16"),
+    ),
+    # ---- data
+    "data.records": Field(
+        "", "records.jsonl, a packed folder, `miniature`, or a data set of your own"
+    ),
+    "data.images": Field("", "folder that the keys of the records are relative to"),
+    "data.score_threshold": Field(
+        0.3,
+        "objects of a lower score are dropped; not in the paper: 0.3 suits the "
+        "Grounding DINO family, GLIP's web demo uses 0.5",
+        least=0,
+        most=1,
+    ),
+    "data.max_objects": Field(
+        10, "the best by score are kept; not in the paper", least=0
+    ),
+    "data.min_object_pixels": Field(
+        8, "a smaller crop shows nothing; not in the paper", least=1
+    ),
+    "data.max_pixels": Field(
+        MAX_PIXELS,
+        "width x height of the largest image decoded; Pillow's own limit",
+        least=1,
+    ),
+    # ---- views
+    "views.geometry": Field(
+        "item",
+        "of the whole image: `item` center-crops (ITEM IV-A), `clip` resizes first",
+        ("item", "clip"),
+    ),
+    "views.object_crop": Field(
+        "cover",
+        "of an object: short side to the view, or `pad` the whole box on black; not in "
+        "the paper",
+        ("cover", "pad"),
+    ),
+    # ---- neutralise: makes images alike in what headers tell (`item-jax audit`)
+    "neutralise.quality": Field(
+        0, "JPEG quality every image is re-encoded at; 0: as it is", least=0, most=100
+    ),
+    "neutralise.size": Field(
+        0, "side of the square every image becomes; 0: as it is", least=0, most=8192
+    ),
+    # ---- perturb
+    "perturb.name": Field(
+        "none",
+        "ITEM Fig. 4: noise, blur, jpeg; noise-std and noise-ycbcr read its sigma "
+        "otherwise",
+        ("none", "noise", "noise-ycbcr", "noise-std", "blur", "jpeg"),
+        outside=True,
+    ),
+    "perturb.severity": Field(0, "1 to 3; 0 with `none`", least=0, most=3),
+    # ---- embed
+    "embed.batch_size": Field(256, "views in a device batch; speed only", least=1),
+    "embed.text_batch_size": Field(256, "texts in a device batch; speed only", least=1),
+    "embed.shard_size": Field(
+        1024, "records in a shard: the most a kill can cost", least=1
+    ),
+    "embed.mode": Field("jit", "sharding; results are equal", ("jit", "pmap")),
+    "embed.storage": Field(
+        "float32", "of the cache; float16 halves the disk", ("float32", "float16")
+    ),
+    "embed.threads": Field(8, "decoding threads, in each process", least=1),
+    "embed.workers": Field(
+        0, "decoding processes; 0 decodes in the main process", least=0
+    ),
+    "embed.on_error": Field(
+        "report", "when an image fails: go on, or stop", ("report", "stop")
+    ),
+    # ---- misalignment
+    "misalignment.name": Field(
+        "item",
+        "ITEM Eqs. 3-6; `tidy` is TIDY Eqs. 2-4; the others are ablations",
+        (
+            *("item", "tidy", "absolute_unit", "signed_raw"),
+            *("image_only", "text_only", "concat", "cosine"),
+        ),
+        outside=True,
+    ),
+    "misalignment.w1": Field(
+        1.0, "weight of the global term, ITEM IV-A; 0: only local"
+    ),
+    "misalignment.w2": Field(
+        1.0, "weight of the local term, ITEM IV-A; 0: only global"
+    ),
+    "misalignment.no_objects": Field(
+        "global",
+        "D_l without objects, undefined in the paper: D_g, or zero",
+        ("global", "zero"),
+    ),
+    # ---- head
+    "head.name": Field(
+        "mlp",
+        'ITEM III-C: "a simple two-layer MLP"; or `linear`',
+        ("mlp", "linear"),
+        outside=True,
+    ),
+    "head.hidden_dim": Field(512, "width of the MLP; not in the paper", least=1),
+    # ---- train
+    "train.split": Field("train", "records of this split; empty: all"),
+    "train.generators": Field(
+        (), "these generators and the real images they are tested against; (): all"
+    ),
+    "train.epochs": Field(50, "ITEM IV-A", least=1),
+    "train.batch_size": Field(
+        128, "not in the paper; inferred from its printed cells", least=1
+    ),
+    "train.learning_rate": Field(1e-3, "of AdamW, ITEM IV-A", least=0),
+    "train.weight_decay": Field(
+        1e-3, "of AdamW on all parameters, as in PyTorch; ITEM IV-A", least=0
+    ),
+    "train.seeds": Field(
+        1,
+        "heads trained side by side: seed, seed + 1, ...; reported as spread",
+        least=1,
+    ),
+    "train.checkpoint_every": Field(10, "epochs", least=1),
+    "train.threshold": Field(
+        0.5,
+        "fake when P(fake) > threshold, strictly; ITEM IV-A. It stays with the method",
+        least=0,
+        most=1,
+    ),
+    "train.baselines": Field(
+        ("constant", "cosine", "image", "caption"),
+        "methods fitted beside the head by a plain `train`, on the same images",
+    ),
+    # ---- evaluate
+    "evaluate.split": Field("test", "records of this split; empty: all"),
+    "evaluate.protocol": Field(
+        "full",
+        "which images count, see item_jax/protocol.py",
+        ("full", "unifd", "paper_compat"),
+    ),
+    "evaluate.bootstrap": Field(
+        200, "resamples of the 95% intervals; 0: none", least=0
+    ),
 }
-"""The least value of each count of a configuration."""
+
+READS: dict[str, tuple[str, ...]] = {
+    "index": ("data.score_threshold",),
+    "audit": ("neutralise", "embed.threads", "data.max_pixels"),
+    "embed": (
+        *("tower", "tower_family", "dtype", "data"),
+        *("views", "neutralise", "perturb", "embed"),
+    ),
+    "train": ("seed", "misalignment", "head", "train"),
+    "evaluate": ("seed", "evaluate"),
+    "predict": ("embed", "dtype", "data.max_pixels"),
+    "config": tuple(FIELDS),
+}
+"""Which fields, or whole sections, a command uses; any other override is refused."""
+
+_RENAMED = {"evaluate.threshold": "train.threshold", "baselines": "train.baselines"}
 
 
 def default() -> ConfigDict:
     """Returns the paper's configuration, locked: an unknown field raises."""
-    c = ConfigDict()
-    c.seed = 0  # not in the paper
-    c.tower = "ViT-L-14"  # ITEM IV-A; a short name, a Hugging Face id or a folder
-    c.dtype = "float32"  # the reference; "bfloat16" is the fast mode of accelerators
-
-    c.data = ConfigDict()
-    c.data.records = ""  # records.jsonl made by `item-jax index`
-    c.data.images = ""  # folder the keys of the records are relative to
-    # Not in the paper. 0.3 suits the Grounding DINO family; GLIP's web demo uses 0.5.
-    c.data.score_threshold = 0.3
-    c.data.max_objects = 10  # not in the paper; the best by score are kept
-    c.data.min_object_pixels = 8  # not in the paper; a smaller crop shows nothing
-
-    c.views = ConfigDict()
-    # ITEM IV-A: "center-cropped into 224x224"; "clip" resizes the short side first.
-    c.views.geometry = "item"
-    c.views.object_crop = "cover"  # not in the paper; or "pad"
-
-    # Not in the paper: makes images alike in what headers tell (`item-jax audit`).
-    c.neutralise = ConfigDict()
-    c.neutralise.quality = 0  # of the JPEG every image becomes, 1..100; 0 for as it is
-    c.neutralise.size = 0  # side of the square every image becomes; 0 for as it is
-
-    c.perturb = ConfigDict()
-    # ITEM Fig. 4: noise, blur, jpeg; noise-std, noise-ycbcr read its sigma otherwise.
-    c.perturb.name = "none"
-    c.perturb.severity = 0  # 1..3
-
-    c.embed = ConfigDict()
-    c.embed.batch_size = 256  # views a device batch; speed only
-    c.embed.text_batch_size = 256  # texts a device batch; speed only
-    c.embed.shard_size = 1024  # records a shard; what a kill can cost
-    c.embed.mode = "jit"  # or "pmap": equal results
-    c.embed.storage = "float32"  # or "float16": half the disk
-    c.embed.threads = 8  # decoding threads, of each worker when there are some
-    c.embed.workers = 0  # decoding processes; 0 decodes in the program's own
-    c.embed.on_error = "report"  # or "stop" at the first image that fails
-
-    c.misalignment = ConfigDict()
-    c.misalignment.name = "item"  # ITEM Eqs. 3-6; "tidy" is TIDY Eqs. 2-4
-    c.misalignment.w1 = 1.0  # ITEM IV-A; 0 is "only local"
-    c.misalignment.w2 = 1.0  # ITEM IV-A; 0 is "only global"
-    # Not in the paper, where 1/n is undefined: the whole image is the only object.
-    c.misalignment.no_objects = "global"  # or "zero"
-
-    c.head = ConfigDict()
-    c.head.name = "mlp"  # ITEM III-C, "a simple two-layer MLP"; or "linear"
-    c.head.hidden_dim = 512  # not in the paper
-
-    c.train = ConfigDict()
-    c.train.split = "train"  # records of this split; "" takes all
-    c.train.generators = ()  # fakes (and their reals) of these only; () takes all
-    c.train.epochs = 50  # ITEM IV-A
-    c.train.batch_size = 128  # not in the paper; inferred from its printed cells
-    c.train.learning_rate = 1e-3  # ITEM IV-A, AdamW
-    c.train.weight_decay = 1e-3  # ITEM IV-A, AdamW on all parameters as in PyTorch
-    c.train.seeds = 1  # heads trained side by side: seed, seed + 1, ...
-    c.train.checkpoint_every = 10  # epochs
-
-    c.evaluate = ConfigDict()
-    c.evaluate.split = "test"
-    c.evaluate.threshold = 0.5  # ITEM IV-A; fake when P(fake) > threshold, strictly
-    c.evaluate.protocol = "full"  # or "unifd", "paper_compat": `item_jax.protocol`
-    c.evaluate.bootstrap = 200  # resamples of the 95% intervals; 0 for none
-
-    c.baselines = ("constant", "cosine", "image", "caption")
-    c.lock()
-    return c
+    config = ConfigDict()
+    for name, field in FIELDS.items():
+        section, _, leaf = name.rpartition(".")
+        if section and section not in config:
+            config[section] = ConfigDict()
+        (config[section] if section else config)[leaf] = field.default
+    config.lock()
+    return config
 
 
-def load(path: str | Path) -> ConfigDict:
+def load(card: str | Path) -> ConfigDict:
     """Reads a run card: a Python file that defines `get_config()`.
 
     Args:
-      path: the file, such as `configs/item_vitl14.py`; text after a colon is handed
-        to `get_config` as its argument.
+      card: a file such as `configs/item_vitl14.py`, or the name of a card that comes
+        with the package, such as `item_vitl14`. Text after a colon is handed to
+        `get_config` as its argument.
 
     Raises:
-      ValueError: when the file is missing or defines no `get_config`.
+      ValueError: if there is no such card, or it does not define a configuration.
     """
-    path, _, argument = str(path).partition(":")
-    if not Path(path).is_file():
-        near = sorted(str(p) for p in Path(path).parent.glob("*.py"))
-        raise ValueError(f"no config file {path!r}; {nearest(path, near)}")
-    if not path.endswith(".py"):
-        raise ValueError(f"a run card is a Python file, not {path!r}")
-    spec = importlib.util.spec_from_file_location("item_jax_run_card", path)
+    path, _, argument = str(card).partition(":")
+    source = _card_file(path)
+    spec = importlib.util.spec_from_file_location("item_jax_run_card", source)
+    assert spec is not None and spec.loader is not None  # it ends in .py
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
         if not hasattr(module, "get_config"):
             raise ValueError("it defines no get_config()")
-        return module.get_config(argument) if argument else module.get_config()
+        config = module.get_config(argument) if argument else module.get_config()
+        if not isinstance(config, ConfigDict) or leaves(config).keys() != FIELDS.keys():
+            raise ValueError("get_config() must return an edited config.default()")
     except Exception as e:  # whatever somebody's own Python file may raise
         raise ValueError(f"run card {path}: {type(e).__name__}: {e}") from e
+    return config
+
+
+def _card_file(path: str) -> Path:
+    if Path(path).is_file():
+        if not path.endswith(".py"):
+            raise ValueError(f"a run card is a Python file, not {path!r}")
+        return Path(path)
+    cards = shipped_cards()
+    if path in cards:
+        return cards[path]
+    near = sorted(str(p) for p in Path(path).parent.glob("*.py"))
+    raise ValueError(f"no run card {path!r}; {nearest(path, [*cards, *near])}")
+
+
+def shipped_cards() -> dict[str, Path]:
+    """Returns the run cards that come with the package, by name."""
+    # In a wheel they are the package item_jax.configs; in a checkout a folder beside.
+    for folder in (resources.files("item_jax") / "configs", _beside()):
+        if (folder / "item_vitl14.py").is_file():
+            files = sorted(Path(str(folder)).glob("[!_]*.py"))
+            return {file.stem: file for file in files}
+    return {}
+
+
+def _beside() -> Path:
+    return Path(__file__).parent.parent / "configs"
 
 
 def override(config: ConfigDict, field: str, value: str) -> None:
-    """Sets `config.field` from text, typed by the value that stands there.
+    """Sets `config.field` from text, typed by its default.
 
     Args:
       config: changed in place.
@@ -157,48 +288,83 @@ def override(config: ConfigDict, field: str, value: str) -> None:
       ValueError: for an unknown field (naming the nearest) or a value that does not
         fit the field's type.
     """
-    names = leaves(config)
-    if field not in names:
-        raise ValueError(f"unknown config field {field!r}; {nearest(field, names)}")
-    *groups, leaf = field.split(".")
-    for group in groups:
-        config = config[group]
-    old = config[leaf]
+    if field in _RENAMED:
+        raise ValueError(f"config field {field!r} is now {_RENAMED[field]!r}")
+    if field not in FIELDS:
+        raise ValueError(f"unknown config field {field!r}; {nearest(field, FIELDS)}")
+    old = FIELDS[field].default
     try:
-        if isinstance(old, bool):
-            new: Any = {"true": True, "1": True, "false": False, "0": False}[
-                value.lower()
-            ]
-        elif isinstance(old, tuple):
-            new = tuple(v.strip() for v in value.strip("()").split(",") if v.strip())
-        else:
-            new = type(old)(value)
-    except (KeyError, ValueError) as e:
+        new: Any = (
+            tuple(v.strip() for v in value.strip("()").split(",") if v.strip())
+            if isinstance(old, tuple)
+            else type(old)(value)
+        )
+    except ValueError as e:
         kind = type(old).__name__
         raise ValueError(
-            f"config field {field!r} takes a {kind} such as {old!r}, not {value!r}"
+            f"config field {field!r} takes {kind} values such as {old!r}, not {value!r}"
         ) from e
-    config[leaf] = new
+    section, _, leaf = field.rpartition(".")
+    (config[section] if section else config)[leaf] = new
 
 
-def check(config: ConfigDict) -> None:
-    """Refuses numbers that are too small to mean anything.
+def refuse_unused(command: str, fields: Iterable[str]) -> None:
+    """Refuses overrides that a command would ignore.
+
+    Args:
+      command: a name of `READS`.
+      fields: the overridden ones.
 
     Raises:
-      ValueError: naming the field and the least value.
+      ValueError: for the first such field, with the commands that use it.
     """
-    fields = leaves(config)
-    for name, least in LEAST.items():
-        if fields[name] < least:
-            raise ValueError(f"{name} is {fields[name]}; at least {least}")
+    for field in fields:
+        if field in FIELDS and not _reads(command, field):
+            users = [name for name in READS if name != "config" and _reads(name, field)]
+            raise ValueError(
+                f"{command} does not use {field!r}; {' and '.join(users)} "
+                f"{'do' if len(users) > 1 else 'does'}"
+            )
 
 
-def leaves(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+def _reads(command: str, field: str) -> bool:
+    return any(field == r or field.startswith(f"{r}.") for r in READS[command])
+
+
+def check(config: ConfigDict, sections: Sequence[str] = ()) -> None:
+    """Refuses values that mean nothing.
+
+    Args:
+      config: as `default()` returns it, edited.
+      sections: check only these, such as `("train", "head")`; () is all.
+
+    Raises:
+      ValueError: naming the field, what was found and what is allowed.
+    """
+    for name, value in leaves(config).items():
+        if sections and name.partition(".")[0] not in sections:
+            continue
+        field = FIELDS[name]
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name} is {value}; a finite number is needed")
+        if field.least is not None and value < field.least:
+            raise ValueError(f"{name} is {value}; at least {field.least:g}")
+        if field.most is not None and value > field.most:
+            raise ValueError(f"{name} is {value}; at most {field.most:g}")
+        known = not field.choices or value in field.choices
+        if not known and not (field.outside and ("." in value or ":" in value)):
+            also = " package.module:name works too." if field.outside else ""
+            raise ValueError(
+                f"{name} is {value!r}; {nearest(value, field.choices)}{also}"
+            )
+
+
+def leaves(config: ConfigDict | dict, prefix: str = "") -> dict[str, Any]:
     """Returns every field as `{"dotted.name": value}`, in the order of definition."""
     out: dict[str, Any] = {}
     for name in config:
         value = config[name]
-        if isinstance(value, ConfigDict):
+        if isinstance(value, ConfigDict | dict):
             out |= leaves(value, f"{prefix}{name}.")
         else:
             out[prefix + name] = value

@@ -1,37 +1,45 @@
-"""`ItemDetector`: records in, verdicts with evidence out. What a notebook imports."""
+"""`ItemDetector`: images in, verdicts with evidence out. What a notebook imports."""
 
 from __future__ import annotations
 
 import dataclasses
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
+from PIL import Image
 
 from item_jax import config as config_lib
-from item_jax import pipeline
-from item_jax.cache import Embeddings
-from item_jax.embed import embed_items, embedding_settings
-from item_jax.evaluate import check_match, score
-from item_jax.heads import Head
+from item_jax import images as images_lib
+from item_jax import pipeline, settings
+from item_jax.datasets.dataset import Dataset, RecordList
+from item_jax.embed import embed_images
+from item_jax.embeddings import Embeddings, Row
+from item_jax.fitted import FittedMethod
+from item_jax.methods import item
 from item_jax.misalignment import cosine
 from item_jax.records import Object, Record
-from item_jax.towers.load import Towers, download, load_towers
+from item_jax.towers.checkpoint import download
+from item_jax.towers.towers import load_towers
+
+Input = Record | str | Path | Image.Image | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What the detector says of one record.
+    """The verdict on one image.
 
     Attributes:
-      key: the record's.
+      key: the record's, or the path or number of the input.
       p_fake: P(fake) in [0, 1], or None when `status` is "failed".
-      verdict: "fake" when `p_fake` is above the head's threshold, else "real"; None
+      verdict: "fake" when `p_fake` is above the method's threshold, else "real"; None
         when failed.
       status: "done" or "failed".
       error: why it failed, or None.
+      caption: the one that was used.
       cosine: of the whole image with its caption, in [-1, 1].
       objects: the objects that were used, best score first.
     """
@@ -41,6 +49,7 @@ class Prediction:
     verdict: str | None
     status: str
     error: str | None
+    caption: str | None = None
     cosine: float | None = None
     objects: tuple[Object, ...] = ()
 
@@ -66,54 +75,49 @@ class Explanation:
 
     Attributes:
       prediction: the score as it is.
-      p_fake_without_global: P(fake) with w1 = 0.
-      p_fake_without_objects: P(fake) with w2 = 0.
+      p_fake_without_global: P(fake) with w1 = 0; None when failed, or for a method
+        that weighs no levels.
+      p_fake_without_objects: P(fake) with w2 = 0; None likewise.
       objects: one entry per object used.
     """
 
     prediction: Prediction
-    p_fake_without_global: float
-    p_fake_without_objects: float
+    p_fake_without_global: float | None
+    p_fake_without_objects: float | None
     objects: tuple[ObjectEvidence, ...]
 
 
 class ItemDetector:
-    """A trained head on its towers.
+    """A fitted method on its towers.
 
     Attributes:
       towers: the CLIP model.
-      head: the trained head.
-      config: thresholds and view geometry as in the head's training.
+      method: the fitted method; `method.range()` says what its verdicts rest on.
+      config: thresholds and view geometry as in the method's training.
+      warnings: where the towers' dtype differs from the training's, and the like.
     """
 
-    def __init__(self, towers: Towers, head: Head, config: ConfigDict | None = None):
-        """Joins towers and head.
+    def __init__(
+        self, towers: Any, method: FittedMethod, config: ConfigDict | None = None
+    ):
+        """Joins towers and method.
 
         Args:
-          towers: those the head was trained on.
-          head: trained.
+          towers: those the method was trained on.
+          method: fitted.
           config: batch sizes and threads; default `item_jax.config.default()`. What an
-            embedding depends on is taken from the head.
+            embedding depends on is taken from the method.
 
         Raises:
-          ValueError: when the head was trained on other towers.
+          ValueError: if the method was trained on other towers.
         """
         config = (config or config_lib.default()).copy_and_resolve_references()
-        trained = head.config["embedding"]
-        config.views.geometry = trained["geometry"]
-        config.views.object_crop = trained["object_crop"]
-        for name in ("score_threshold", "max_objects", "min_object_pixels"):
-            config.data[name] = trained[name]
-        for name in config.neutralise:
-            config.neutralise[name] = trained[f"neutralise_{name}"]
-        check_match(
-            head,
-            embed_dim=towers.embed_dim,
-            towers=towers.name,
-            embedding=embedding_settings(towers, config),
-        )
+        settings.restore(method.embedding, config)
+        roles = {role: method.embedding[role] for role in ("captioner", "grounder")}
+        found = settings.embedding(towers, config, roles)
+        self.warnings = settings.compare(method.embedding, found, what=method.name)
         self.towers = towers
-        self.head = head
+        self.method = method
         self.config = config
 
     @classmethod
@@ -121,134 +125,250 @@ class ItemDetector:
         cls,
         name: str | Path,
         *,
-        towers: Towers | str | Path | None = None,
+        towers: Any = None,
         dtype: str | None = None,
         revision: str | None = None,
+        config: ConfigDict | None = None,
     ) -> ItemDetector:
         """Loads a detector.
 
         Args:
-          name: a folder with `head.safetensors` and `config.json`, or a Hugging Face
-            repository id.
-          towers: the CLIP model or where it is; default the one named in the head's
+          name: a folder that `item-jax train` wrote, or a Hugging Face repository id.
+          towers: the CLIP model or where it is; default the one named in the method's
             configuration.
           dtype: "float32" or "bfloat16"; default that of the training.
           revision: of a repository.
+          config: as for `ItemDetector(...)`.
 
         Raises:
-          ValueError: for a missing or damaged head, or towers that do not fit it.
+          ValueError: for a missing or damaged method, or towers that do not fit it.
         """
         folder = Path(name)
         if not folder.is_dir():
             if str(name).count("/") != 1 or str(name).startswith((".", "/")):
-                raise ValueError(f"no head {str(name)!r}: no folder, no repository id")
+                raise ValueError(
+                    f"no fitted method {str(name)!r}: neither a folder nor a "
+                    "repository id"
+                )
             folder = download(str(name), revision)
-        head = Head.load(folder)
-        if not isinstance(towers, Towers):
-            towers = load_towers(
-                towers or head.config["towers"]["name"],
-                dtype or head.config["embedding"]["dtype"],
-            )
-        return cls(towers, head)
+        method = FittedMethod.load(folder)
+        tower = method.embedding["tower"]
+        if towers is None or isinstance(towers, str | Path):
+            source = str(towers or tower["name"])
+            try:
+                towers = load_towers(
+                    source,
+                    dtype or method.embedding["dtype"],
+                    family="" if towers else tower["family"],
+                )
+            except ValueError as e:
+                if towers is None:
+                    raise ValueError(
+                        f"the towers of {folder} cannot be loaded: {e}. If they are "
+                        "elsewhere now, say where (--towers; in Python towers=)"
+                    ) from e
+                raise
+        return cls(towers, method, config)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes the head; the towers stay where their name says."""
-        self.head.save(folder)
+        """Writes the method; the towers stay where their name says."""
+        self.method.save(folder)
 
     def predict(
-        self, records: Sequence[Record], *, images: str | Path
+        self,
+        inputs: Input | Sequence[Input],
+        *,
+        images: str | Path | None = None,
+        captions: Sequence[str] | str | None = None,
     ) -> list[Prediction]:
-        """Scores records.
+        """Scores images.
 
         Args:
-          records: with captions, and objects where some were found.
-          images: the folder their keys are relative to.
+          inputs: records, with captions, and objects where some were found; or paths,
+            PIL images, or uint8 arrays `[H, W, 3]`, with `captions`. A single one is
+            taken as a list of one.
+          images: the folder that keys and paths are relative to; default for paths: the
+            current one.
+          captions: one per input that is not a record.
 
         Returns:
-          One `Prediction` per record, in order; one that cannot be scored is "failed"
+          One `Prediction` per input, in order; one that cannot be scored is "failed"
           and says why.
-        """
-        return self._predictions(*self._embed(records, images))
 
-    def _predictions(self, embeddings, rows) -> list[Prediction]:
-        scores = iter(score(self.head, embeddings).tolist())
-        cosines = iter(np.asarray(cosine(embeddings.image_emb, embeddings.text_emb)))
-        threshold = self.head.config["threshold"]
-        predictions = []
+        Raises:
+          ValueError: for inputs without captions, or of another kind.
+        """
+        embeddings, rows = self._embed(as_dataset(inputs, images, captions))
+        return self._predictions(embeddings, rows, self.method.score(embeddings))
+
+    def explain(
+        self,
+        inputs: Input | Sequence[Input],
+        *,
+        images: str | Path | None = None,
+        captions: Sequence[str] | str | None = None,
+    ) -> list[Explanation]:
+        """Scores images, and what their scores would be without each of their parts.
+
+        An object is taken out as if the grounder had not found it: D_l becomes the
+        mean of the others (or the no-object policy, when it was the only one). These
+        are exact re-computations of the score, not attributions. Every image is
+        decoded and embedded once.
+
+        Args:
+          inputs, images, captions: as for `predict`.
+
+        Returns:
+          One `Explanation` per input, in order.
+        """
+        embeddings, rows = self._embed(as_dataset(inputs, images, captions))
+        # Each image several times: as it is, then with one object left out each.
+        counts = np.diff(embeddings.object_offsets)
+        index, kept = [], []
+        for i, count in enumerate(counts):
+            own = embeddings.object_offsets[i] + np.arange(count)
+            variants = [own, *(np.delete(own, j) for j in range(count))]
+            index += [i] * len(variants)
+            kept += variants
+        scores = self.method.score(embeddings.variants(index, kept))
+        first = np.concatenate([[0], np.cumsum(counts + 1)])
+        each = np.asarray(cosine(embeddings.object_emb, embeddings.phrase_emb))
+        without_global = self._weighted(embeddings, w1=0.0)
+        without_objects = self._weighted(embeddings, w2=0.0)
+        predictions = self._predictions(embeddings, rows, scores[first[:-1]])
+        out, i = [], 0
+        for prediction in predictions:
+            if prediction.status != "done":
+                out.append(Explanation(prediction, None, None, ()))
+                continue
+            start = embeddings.object_offsets[i]
+            evidence = tuple(
+                ObjectEvidence(
+                    o, float(each[start + j, 0]), float(scores[first[i] + 1 + j])
+                )
+                for j, o in enumerate(prediction.objects)
+            )
+            out.append(
+                Explanation(prediction, without_global[i], without_objects[i], evidence)
+            )
+            i += 1
+        return out
+
+    def _embed(self, data: Dataset) -> tuple[Embeddings, list[Row]]:
+        stream = pipeline.stream(
+            data, config=self.config, image_size=self.towers.image_size
+        )
+        return embed_images(stream, self.towers, self.config)
+
+    def _predictions(
+        self, embeddings: Embeddings, rows: Sequence[Row], scores: np.ndarray
+    ) -> list[Prediction]:
+        cosines = np.asarray(cosine(embeddings.image_emb, embeddings.text_emb))
+        predictions, i = [], 0
         for row in rows:
             if row["status"] != "done":
                 predictions.append(
                     Prediction(row["key"], None, None, "failed", row["error"])
                 )
                 continue
-            p = next(scores)
+            p = float(scores[i])
             predictions.append(
                 Prediction(
                     key=row["key"],
                     p_fake=p,
-                    verdict="fake" if p > threshold else "real",
+                    verdict="fake" if p > self.method.threshold else "real",
                     status="done",
                     error=None,
-                    cosine=float(next(cosines)[0]),
+                    caption=row["caption"],
+                    cosine=float(cosines[i, 0]),
                     objects=tuple(Object(**o) for o in row["objects"]),
                 )
             )
+            i += 1
         return predictions
 
-    def explain(self, record: Record, *, images: str | Path) -> Explanation:
-        """Scores one record and what its score would be without each of its parts.
+    def _weighted(
+        self, embeddings: Embeddings, **weights: float
+    ) -> list[float] | list[None]:
+        """The scores with another w1 or w2, for a method that has them."""
+        if "misalignment" not in self.method.state:
+            return [None] * len(embeddings)
+        changed = item.weighted(self.method.state, **weights)
+        return [float(p) for p in self.method.score(embeddings, changed)]
 
-        An object is taken out as if the grounder had not found it: D_l becomes the
-        mean of the others (or the no-object policy, when it was the only one). These
-        are exact re-computations of the score, not attributions.
 
-        Args:
-          record: with a caption.
-          images: the folder its key is relative to.
+class _Pictures:
+    """A data set of what somebody holds in hand: paths, PIL images, arrays."""
 
-        Raises:
-          ValueError: when the record cannot be scored, with the reason.
-        """
-        embeddings, rows = self._embed([record], images)
-        if not len(embeddings):
-            raise ValueError(f"{record.key}: {rows[0]['error']}")
-        (prediction,) = self._predictions(embeddings, rows)
-        count = len(embeddings.object_emb)
-        # The same image count + 1 times: whole, then with one object left out each.
-        keep = np.concatenate(
-            [np.arange(count)] + [np.delete(np.arange(count), i) for i in range(count)]
-        ).astype(int)
-        sizes = np.array([count] + [count - 1] * count)
-        variants = Embeddings(
-            rows=[rows[0]] * (count + 1),
-            image_emb=np.repeat(embeddings.image_emb, count + 1, axis=0),
-            text_emb=np.repeat(embeddings.text_emb, count + 1, axis=0),
-            object_emb=embeddings.object_emb[keep],
-            phrase_emb=embeddings.phrase_emb[keep],
-            object_offsets=np.concatenate([[0], np.cumsum(sizes)]),
+    facts: dict[str, Any] = {}
+
+    def __init__(self, inputs: Sequence[Input], root: Path, captions: Sequence[str]):
+        self._inputs, self._root, self._captions = inputs, root, captions
+
+    def __len__(self) -> int:
+        return len(self._inputs)
+
+    def record(self, number: int) -> Record:
+        given = self._inputs[number]
+        key = str(given) if isinstance(given, str | Path) else f"input {number}"
+        return Record(key, caption=self._captions[number])
+
+    def read(self, number: int) -> bytes:
+        given = self._inputs[number]
+        if isinstance(given, str | Path):
+            path = self._root / given
+            return images_lib.read_bytes(path.parent, path.name)
+        if isinstance(given, np.ndarray):
+            images_lib.check_image(given)
+            given = Image.fromarray(given)
+        assert isinstance(given, Image.Image)
+        file = io.BytesIO()
+        given.save(file, "PNG")
+        return file.getvalue()
+
+
+def as_dataset(
+    inputs: Input | Sequence[Input],
+    images: str | Path | None,
+    captions: Sequence[str] | str | None,
+) -> Dataset:
+    """Makes a data set of the inputs of `ItemDetector.predict`.
+
+    Raises:
+      ValueError: saying what to pass.
+    """
+    if isinstance(inputs, Record | str | Path | Image.Image | np.ndarray):
+        inputs = [inputs]
+    if isinstance(captions, str):
+        captions = [captions]
+    kinds = {
+        "record" if isinstance(x, Record) else "picture"
+        for x in inputs
+        if isinstance(x, Record | str | Path | Image.Image | np.ndarray)
+    }
+    wrong = [
+        x
+        for x in inputs
+        if not isinstance(x, Record | str | Path | Image.Image | np.ndarray)
+    ]
+    if wrong or len(kinds) > 1:
+        found = type(wrong[0]).__name__ if wrong else "both kinds"
+        raise ValueError(
+            "pass a list of records, or of paths, PIL images or uint8 arrays [H, W, 3] "
+            f"with captions=; found {found}"
         )
-        without = score(self.head, variants)[1:]
-        each = np.asarray(cosine(embeddings.object_emb, embeddings.phrase_emb))
-        return Explanation(
-            prediction=prediction,
-            p_fake_without_global=self._rescored(embeddings, w1=0.0),
-            p_fake_without_objects=self._rescored(embeddings, w2=0.0),
-            objects=tuple(
-                ObjectEvidence(o, float(c[0]), float(p))
-                for o, c, p in zip(prediction.objects, each, without)
-            ),
+    if kinds == {"picture"}:
+        if captions is None or len(captions) != len(inputs):
+            raise ValueError(
+                f"{len(inputs)} images need as many captions, found "
+                f"{0 if captions is None else len(captions)}: "
+                'predict(["x.jpg"], captions=["a dog on a beach"])'
+            )
+        return _Pictures(inputs, Path(images or "."), captions)
+    if captions is not None:
+        raise ValueError("captions= goes with images; a record has its own caption")
+    if inputs and images is None:
+        raise ValueError(
+            "where are the images of the records? predict(records, images=FOLDER)"
         )
-
-    def _embed(self, records, images) -> tuple[Embeddings, list[dict[str, Any]]]:
-        items = pipeline.stream(
-            records,
-            root=images,
-            config=self.config,
-            image_size=self.towers.image_size,
-        )
-        return embed_items(items, self.towers, self.config)
-
-    def _rescored(self, embeddings: Embeddings, **weights: float) -> float:
-        changed = self.head.config["misalignment"] | weights
-        d = embeddings.misalignment(ConfigDict({"misalignment": changed}))
-        return float(self.head.p_fake(d)[0])
+    return RecordList(list(inputs), images)  # type: ignore[arg-type]

@@ -1,13 +1,13 @@
 """Towers over the mesh: views and unique texts in, embeddings out.
 
 The one place where the costly part of ITEM runs, for a whole benchmark into a cache
-(`embed_records`) and for a few images in memory (`embed_items`).
+(`embed_records`) and for a few images in memory (`embed_images`).
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,145 +15,123 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from item_jax import neutralise, perturb, pipeline
-from item_jax.cache import STORAGE, EmbeddingCache, Embeddings
-from item_jax.config import nearest
+from item_jax import config as config_lib
+from item_jax import perturb, pipeline, protocol, settings
+from item_jax.cache import EmbeddingCache
+from item_jax.datasets import dataset as datasets
+from item_jax.datasets.dataset import Dataset, RecordList
+from item_jax.embeddings import Embeddings, Row, check_finite
+from item_jax.pipeline import ImageViews
 from item_jax.progress import progress
-from item_jax.records import digest
-from item_jax.sharding import leads
-from item_jax.towers.load import Towers
-from item_jax.views import CROPS, GEOMETRIES
-
-ON_ERROR = ("report", "stop")
+from item_jax.records import Record
+from item_jax.sharding import is_main_process
 
 
-def embedding_settings(towers: Towers, config: ConfigDict) -> dict[str, Any]:
-    """Returns what an embedding depends on besides its image, caption and objects.
-
-    A cache is refused when one of these differs, and a head remembers them.
-    """
-    return {
-        "checkpoint_sha256": towers.checkpoint_sha256,
-        "dtype": towers.dtype,
-        "image_size": towers.image_size,
-        "geometry": config.views.geometry,
-        "object_crop": config.views.object_crop,
-        "score_threshold": config.data.score_threshold,
-        "max_objects": config.data.max_objects,
-        "min_object_pixels": config.data.min_object_pixels,
-        "neutralise_quality": config.neutralise.quality,
-        "neutralise_size": config.neutralise.size,
-        "perturbation": f"{config.perturb.name}:{config.perturb.severity}",
-    }
-
-
-def embed_items(
-    items: Iterable[pipeline.Item], towers: Towers, config: ConfigDict
-) -> tuple[Embeddings, list[dict[str, Any]]]:
-    """Embeds the views and texts of items.
+def embed_images(
+    images: Iterable[ImageViews], towers: Any, config: ConfigDict
+) -> tuple[Embeddings, list[Row]]:
+    """Embeds the views and texts of images.
 
     Args:
-      items: from `pipeline.stream`; consumed as the towers proceed.
-      towers: the CLIP model.
+      images: from `pipeline.stream`; consumed as the towers proceed.
+      towers: the CLIP model, see `item_jax/towers/README.md`.
       config: `embed`.
 
     Returns:
-      The embeddings of the items without an error, float32, and one row for every
-      item in order, `status` "done" or "failed".
+      The embeddings of the images without an error, float32, and one row for every
+      image in order, `status` "done" or "failed".
 
     Raises:
       RuntimeError: at the first failure, when `config.embed.on_error` is "stop".
+      ValueError: for an embedding that is not finite, naming the image.
     """
-    kept: list[pipeline.Item] = []
-    rows: list[dict[str, Any]] = []
-
-    def views():
-        for item in items:
-            rows.append(_row(item))
-            if item.error is None:
-                kept.append(item)
-                yield item.views
-            elif config.embed.on_error == "stop":
-                raise RuntimeError(f"{item.record.key}: {item.error}")
-
-    encoder = towers.image_encoder(
-        batch_size=config.embed.batch_size, mode=config.embed.mode
-    )
+    c = config.embed
+    rows: list[Row] = []  # filled while the views go by
+    encoder = towers.image_encoder(batch_size=c.batch_size, mode=c.mode)
+    views = _views(images, rows, stop=c.on_error == "stop")
+    packed = pipeline.pack(views, encoder.batch_size)
     nothing = np.zeros((0, towers.embed_dim), np.float32)
-    packed = pipeline.pack(views(), encoder.batch_size)
     view_emb = np.concatenate([nothing, *encoder.stream(packed)])
 
-    captions = [item.record.caption for item in kept]
-    phrases = [o.phrase for item in kept for o in item.objects]
-    text_emb = towers.encode_text(
-        captions + phrases,
-        batch_size=config.embed.text_batch_size,
-        mode=config.embed.mode,
-    )
-    _, cut = towers.tokenize(captions) if captions else ([], [])
     done = [row for row in rows if row["status"] == "done"]
-    for row, truncated in zip(done, cut):
-        row["caption_truncated"] = bool(truncated)
+    captions = [row["caption"] for row in done]
+    phrases = [entry["phrase"] for row in done for entry in row["objects"]]
+    text_emb, truncated = towers.embed_text(
+        captions + phrases, batch_size=c.text_batch_size, mode=c.mode
+    )
+    for row, cut in zip(done, truncated):
+        row["caption_truncated"] = bool(cut)
 
-    counts = np.array([len(item.objects) for item in kept], np.int64)
+    counts = np.array([len(row["objects"]) for row in done], np.int64)
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    first = offsets[:-1] + np.arange(len(kept))  # a global view leads its objects
-    is_global = np.zeros(len(view_emb), bool)
-    is_global[first] = True
+    is_whole = np.zeros(len(view_emb), bool)  # the first view of each image
+    is_whole[offsets[:-1] + np.arange(len(done))] = True
     embeddings = Embeddings(
         rows=done,
-        image_emb=view_emb[is_global],
-        text_emb=text_emb[: len(captions)],
-        object_emb=view_emb[~is_global],
-        phrase_emb=text_emb[len(captions) :],
+        image_emb=view_emb[is_whole],
+        text_emb=text_emb[: len(done)],
+        object_emb=view_emb[~is_whole],
+        phrase_emb=text_emb[len(done) :],
         object_offsets=offsets,
     )
+    check_finite(embeddings, f"towers {towers.name} in {towers.dtype}")
     return embeddings, rows
 
 
-def _row(item: pipeline.Item) -> dict[str, Any]:
-    record = item.record
-    return {
+def _views(
+    images: Iterable[ImageViews], rows: list[Row], *, stop: bool
+) -> Iterator[np.ndarray]:
+    """Yields the views of each image that has some, and appends a row for every one."""
+    for image in images:
+        rows.append(_row(image))
+        if image.error is None:
+            yield image.views
+        elif stop:
+            raise RuntimeError(f"{image.record.key}: {image.error}")
+
+
+def _row(image: ImageViews) -> Row:
+    record = image.record
+    row: Row = {
         "key": record.key,
         "label": record.label,
         "benchmark": record.benchmark,
         "generator": record.generator,
         "split": record.split,
-        "status": "done" if item.error is None else "failed",
-        "error": item.error,
+        "status": "done" if image.error is None else "failed",
+        "error": image.error,
         "caption": record.caption,
         "objects": [
             {"phrase": o.phrase, "box": list(o.box), "score": o.score}
-            for o in item.objects
+            for o in image.objects
         ],
     }
+    if image.error is not None:  # it begins with the stage that failed
+        row["stage"] = image.error.partition(":")[0]
+    return row
 
 
 def embed_records(
-    records: pipeline.Source,
-    towers: Towers,
+    data: Dataset | Sequence[Record],
+    towers: Any,
     config: ConfigDict,
     *,
-    images: str | Path | None,
     folder: str | Path,
-    sidecars: dict[str, Any] | None = None,
-    pairs: dict[str, str] | None = None,
+    images: str | Path | None = None,
+    facts: dict[str, Any] | None = None,
     retry_failed: bool = False,
 ) -> EmbeddingCache:
-    """Embeds records into a cache; begun work goes on where it stopped.
+    """Embeds a data set into a cache; begun work goes on where it stopped.
 
     Args:
-      records: all images, in a fixed order; or a `datasets.tfds.Pack`, which holds
-        them with their files.
+      data: all images, in a fixed order; or a list of records, with `images`.
       towers: the CLIP model.
       config: see `item_jax.config`.
-      images: the folder the keys are relative to; None with a pack.
       folder: of the cache.
-      sidecars: what is known of captioner and grounder, part of the fingerprint.
-      pairs: generator -> source of the real images it is tested against, where it has
-        none of its own; see `item_jax.protocol`.
-      retry_failed: make the shards again that hold images which failed, for files
-        that have been mended or could not be reached for a while. What a sidecar
+      images: the folder that the keys of a list of records are relative to.
+      facts: instead of the data set's: `captioner`, `grounder`, `real_sources`.
+      retry_failed: make the shards again in which an image could not be read, for
+        files that have been mended or were out of reach for a while. What a sidecar
         failed on is part of the records and stays as it is.
 
     Returns:
@@ -162,49 +140,48 @@ def embed_records(
       processes that are still at work.
 
     Raises:
-      ValueError: when `folder` holds a cache made with other settings (naming them).
+      ValueError: for wrong settings; captions of other pixels than are embedded; or a
+        `folder` that holds a cache made with other settings (naming them).
     """
-    _check_settings(config)
-    if images is not None and not Path(images).is_dir():
-        raise ValueError(f"no folder of images {str(images)!r}")
+    config_lib.check(config, (*settings.SECTIONS, "dtype", "embed"))
+    perturb.label(config.perturb.name, config.perturb.severity)
+    if isinstance(data, list | tuple):
+        data = RecordList(data, images)
+    elif images is not None:
+        raise ValueError("images= goes with a list of records; a data set has its own")
+    root = getattr(data, "image_root", None)
+    if root is not None and not Path(root).is_dir():
+        raise ValueError(f"no folder of images {str(root)!r}")
+    known = datasets.facts(data) if facts is None else facts
+    check_perturbation(known, config)
     size = config.embed.shard_size
     cache = EmbeddingCache.create(
         folder,
-        {
-            "fingerprint": embedding_settings(towers, config)
-            | {
-                "records_sha256": digest(records),
-                "shard_size": size,
-                "storage": config.embed.storage,
-            }
-            | (sidecars or {}),
-            "towers": towers.name,
-            "embed_dim": towers.embed_dim,
-            "records": len(records),
-            "shards": -(-len(records) // size),
-            "pairs": pairs or {},
-        },
+        settings.embedding(towers, config, known),
+        records=len(data),
+        records_sha256=datasets.digest(data),
+        shard_size=size,
+        storage=config.embed.storage,
+        real_sources=protocol.complete_real_sources(
+            _places(data), known.get("real_sources")
+        ),
     )
     share = slice(jax.process_index(), None, jax.process_count())
     mine = range(cache.manifest["shards"])[share]
     if retry_failed:
         cache.forget_failed(mine)
-    missing = set(cache.missing)
-    pending = [i for i in mine if i in missing]
-    shards = [range(len(records))[i * size : (i + 1) * size] for i in pending]
+    present = cache.present
+    pending = [i for i in mine if i not in present]
+    shards = [range(len(data))[i * size : (i + 1) * size] for i in pending]
     order = np.concatenate([np.arange(r.start, r.stop) for r in shards] or [[]])
-    items = pipeline.stream(
-        records,
-        root=images,
-        config=config,
-        image_size=towers.image_size,
-        order=order,
+    stream = pipeline.stream(
+        data, config=config, image_size=towers.image_size, order=order
     )
     failed = 0
-    with progress("embed", len(order), "img", show=leads()) as bar:
+    with progress("embed", len(order), "img", show=is_main_process()) as bar:
         for i, numbers in zip(pending, shards):
-            shard = _counted(itertools.islice(items, len(numbers)), bar)
-            embeddings, rows = embed_items(shard, towers, config)
+            shard = _counted(itertools.islice(stream, len(numbers)), bar)
+            embeddings, rows = embed_images(shard, towers, config)
             failed += len(rows) - len(embeddings)
             cache.write(i, embeddings, rows)
             if failed:
@@ -212,21 +189,46 @@ def embed_records(
     return cache
 
 
-def _check_settings(config: ConfigDict) -> None:
-    """Refuses wrong settings before a manifest is written with them."""
-    for name, value, allowed in (
-        ("embed.storage", config.embed.storage, STORAGE),
-        ("embed.on_error", config.embed.on_error, ON_ERROR),
-        ("views.geometry", config.views.geometry, GEOMETRIES),
-        ("views.object_crop", config.views.object_crop, CROPS),
-    ):
-        if value not in allowed:
-            raise ValueError(f"{name} is {value!r}; {nearest(value, allowed)}")
-    perturb.label(config.perturb.name, config.perturb.severity)
-    neutralise.check(quality=config.neutralise.quality, size=config.neutralise.size)
+def check_perturbation(facts: dict[str, Any], config: ConfigDict) -> list[str]:
+    """Makes sure that perturbed captions and boxes meet pixels perturbed alike.
+
+    Captions of clean pixels may meet perturbed ones: that is ITEM's Fig. 4 with its
+    captions kept, and the settings of the cache say so.
+
+    Args:
+      facts: of the data set: `captioner` and `grounder`.
+      config: `perturb`.
+
+    Returns:
+      A notice for clean captions or boxes of perturbed pixels.
+
+    Raises:
+      ValueError: naming the two perturbations and the remedy.
+    """
+    pixels = perturb.label(config.perturb.name, config.perturb.severity)
+    notices = []
+    for role, what in (("captioner", "captions"), ("grounder", "boxes")):
+        made = (facts.get(role) or {}).get("perturbation", "none")
+        if made in ("none", pixels):
+            if made != pixels:
+                notices.append(f"{what} of clean pixels, images perturbed by {pixels}")
+            continue
+        name, _, severity = made.rpartition(":")
+        raise ValueError(
+            f"the {what} were made of pixels perturbed by {made}, these are perturbed "
+            f"by {pixels}: set --config.perturb.name={name} "
+            f"--config.perturb.severity={severity}, or take {what} of the same pixels"
+        )
+    return notices
 
 
-def _counted(items, bar):
-    for item in items:
-        yield item
+def _places(data: Dataset) -> Iterator[dict[str, Any]]:
+    """Label, benchmark and generator of each record."""
+    for i in range(len(data)):
+        yield vars(data.record(i))
+
+
+def _counted(images: Iterable[ImageViews], bar: Any) -> Iterator[ImageViews]:
+    for image in images:
+        yield image
         bar.update()

@@ -1,257 +1,259 @@
-"""Testing (Algorithm 1 of ITEM): scores, per generator, with baselines beside them."""
+"""Testing (Algorithm 1 of ITEM): every fitted method scored, figures per generator."""
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from item_jax import baselines, metrics, protocol
-from item_jax.cache import EmbeddingCache, Embeddings
-from item_jax.config import to_json
-from item_jax.heads import Head
+from item_jax import config as config_lib
+from item_jax import files, metrics, protocol, settings
+from item_jax.cache import EmbeddingCache
+from item_jax.embeddings import Row
+from item_jax.fitted import FittedMethod
 from item_jax.misalignment import cosine
-from item_jax.records import LABELS, atomic_file, write_json
-
-# Settings a score depends on: another value would compare unlike embeddings.
-BINDING = (
-    *("checkpoint_sha256", "geometry", "object_crop", "image_size"),
-    *("neutralise_quality", "neutralise_size"),
-)
+from item_jax.records import LABELS
 
 
-def check_match(
-    head: Head, *, embed_dim: int, towers: str, embedding: dict[str, Any]
-) -> None:
-    """Makes sure that embeddings are of the kind a head was trained on.
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """What one pass over a cache gives.
 
-    Args:
-      head: with its story in `config`.
-      embed_dim: D of the embeddings at hand.
-      towers: the name of the towers they come from.
-      embedding: their settings, as in a cache's fingerprint.
-
-    Raises:
-      ValueError: naming each thing that differs.
+    Attributes:
+      rows: of the images scored, each with the `cosine` of image and caption.
+      labels: int `[n]`, real 0, fake 1, unknown -1.
+      columns: P(fake) `[n]` of each method and seed, by `(name, number of the seed)`.
+      failures: the rows of images without embeddings.
     """
-    wanted = head.config["towers"]
-    if embed_dim != wanted["embed_dim"]:
-        raise ValueError(
-            f"the head was trained on embeddings of width {wanted['embed_dim']} "
-            f"({wanted['name']}), found width {embed_dim} ({towers})"
-        )
-    differing = [
-        f"{name}: the head has {head.config['embedding'].get(name)!r}, the embeddings "
-        f"{embedding.get(name)!r}"
-        for name in BINDING
-        if head.config["embedding"].get(name) != embedding.get(name)
-    ]
-    if differing:
-        raise ValueError(
-            f"the head was trained on other embeddings ({towers}): "
-            f"{'; '.join(differing)}"
-        )
+
+    rows: list[Row]
+    labels: np.ndarray
+    columns: dict[tuple[str, int], np.ndarray]
+    failures: list[Row]
 
 
-def score(head: Head, embeddings: Embeddings) -> np.ndarray:
-    """Returns P(fake), float32 `[n]`, with the misalignment the head was trained on."""
-    config = ConfigDict({"misalignment": head.config["misalignment"]})
-    return head.p_fake(embeddings.misalignment(config))
-
-
-def evaluate_heads(
+def score(
     cache: EmbeddingCache,
-    heads: Sequence[Head],
-    config: ConfigDict,
+    fitted: Mapping[str, Sequence[FittedMethod]],
     *,
-    workdir: str | Path | None = None,
-) -> dict[str, Any]:
-    """Scores the test split and sums it up per generator.
+    split: str = "",
+) -> Scores:
+    """Scores a cache with several methods; each shard is read once.
 
     Args:
-      cache: finished; the rows of `config.evaluate.split` are scored, those the head
-        was trained on fit the baselines.
-      heads: the first gives the scores and figures; several, which differ in their
-        seed, add the spread of each figure over seeds.
-      config: `evaluate` and `baselines`.
-      workdir: when given, `results/scores.csv` and `results/results.json` are
-        written.
-
-    Returns:
-      What stands in `results.json`: `generators` {name: {n, acc, ap, auc, ...}},
-      `macro`, `baselines` {name: {"generators", "macro"}}, `counts` {in, done,
-      failed}, `failures`, `config`. Figures are fractions; None where undefined.
+      cache: finished.
+      fitted: by name, one fitted method per seed.
+      split: of the rows; "" takes all.
 
     Raises:
-      ValueError: when the embeddings are of another kind than the heads need.
+      ValueError: if there is no row, or a score is not in [0, 1].
     """
-    manifest = cache.manifest
-    check_match(
-        heads[0],
-        embed_dim=manifest["embed_dim"],
-        towers=manifest["towers"],
-        embedding=manifest["fingerprint"],
-    )
-    _check_seeds(heads)
-    threshold = config.evaluate.threshold
-    rivals = _fit_baselines(cache, heads[0].config["training"], config.baselines)
-    rows: list[dict[str, Any]] = []
-    columns = defaultdict(list)
-    for part in cache.select(split=config.evaluate.split):
-        for k, head in enumerate(heads):
-            columns[k].append(score(head, part))
-        for name, (module, state) in rivals.items():
-            columns[name].append(module.score(state, part))
+    rows: list[Row] = []
+    failures: list[Row] = []
+    columns: dict[tuple[str, int], list[np.ndarray]] = defaultdict(list)
+    for part, failed in cache:
+        failures += [row for row in failed if not split or row["split"] == split]
+        part = part.where(lambda row: not split or row["split"] == split)
+        if not len(part):
+            continue
         cosines = np.asarray(cosine(part.image_emb, part.text_emb))[:, 0]
         rows += [row | {"cosine": float(c)} for row, c in zip(part.rows, cosines)]
+        for name, seeds in fitted.items():
+            for k, one in enumerate(seeds):
+                columns[name, k].append(one.score(part))
     if not rows:
         raise ValueError(
-            f"nothing to evaluate: the cache has no done row of split "
-            f"{config.evaluate.split!r}; --config.evaluate.split= takes all"
+            f"nothing to evaluate: the cache has no done row of split {split!r}; "
+            "--config.evaluate.split= takes all"
         )
-    scores = {name: np.concatenate(parts) for name, parts in columns.items()}
     labels = np.array([LABELS.get(row["label"], -1) for row in rows])
-    protocol.check(config.evaluate.protocol)
-    keys = [row["key"] for row in rows]
-    pairs = manifest.get("pairs", {})
+    joined = {name: np.concatenate(parts) for name, parts in columns.items()}
+    return Scores(rows, labels, joined, failures)
+
+
+def evaluate_methods(
+    cache: EmbeddingCache,
+    fitted: Mapping[str, Sequence[FittedMethod]],
+    config: ConfigDict,
+    *,
+    folder: str | Path | None = None,
+    warnings: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Scores a split with fitted methods and sums it up per generator.
+
+    Args:
+      cache: finished.
+      fitted: by name, one fitted method per seed. The first name is the method whose
+        figures come first; several seeds add the spread of each figure.
+      config: `evaluate` and `seed`.
+      folder: gets `scores.csv` and `results.json` when given.
+      warnings: to be kept with the results, before those found here.
+
+    Returns:
+      What stands in `results.json`: `method`, the first name; its `generators` {name:
+      {n, acc, ap, auc, ...}} and `macro`; `methods` {name: {"generators", "macro",
+      "threshold", "range", "config", "seeds"}}; `counts` {in, done, failed};
+      `failures`; `single_class`, the groups left out of the macro; `protocol`;
+      `embedding`; `warnings`; `config`. Figures are fractions; None where undefined.
+
+    Raises:
+      ValueError: if a method was fitted on another kind of embedding, naming it.
+    """
+    c = config.evaluate
+    config_lib.check(config, ("seed", "evaluate"))
+    said = list(warnings)
+    for name, seeds in fitted.items():
+        said += settings.compare(seeds[0].embedding, cache.embedding, what=name)
+    scores = score(cache, fitted, split=c.split)
+    sources = protocol.complete_real_sources(scores.rows, cache.real_sources)
+    keys = [row["key"] for row in scores.rows]
     groups = {
-        name: protocol.select(config.evaluate.protocol, index, labels, keys)
-        for name, index in protocol.groups(rows, pairs=pairs).items()
+        name: protocol.select(c.protocol, index, scores.labels, keys)
+        for name, index in protocol.groups(scores.rows, real_sources=sources).items()
     }
-
-    per_seed = [
-        _summaries(groups, labels, scores[k], threshold) for k in range(len(heads))
-    ]
-    results = per_seed[0]
-    for name, index in groups.items():
-        summary = results["generators"][name]
-        summary["protocol"] = config.evaluate.protocol
-        if config.evaluate.bootstrap:
-            summary["interval_95"] = _intervals(labels[index], scores[0][index], config)
-    if len(heads) > 1:
-        results["seeds"] = _over_seeds(per_seed)
-    results["baselines"] = {
-        name: _summaries(groups, labels, scores[name], threshold) for name in rivals
-    }
-    failures = [
-        row
-        for row in cache.failures()
-        if not config.evaluate.split or row["split"] == config.evaluate.split
-    ]
-    results["counts"] = {
-        "in": len(rows) + len(failures),
-        "done": len(rows),
-        "failed": len(failures),
-    }
-    results["failures"] = [{"key": r["key"], "error": r["error"]} for r in failures]
-    results["protocol"] = {
-        "name": config.evaluate.protocol,
-        "images": protocol.PROTOCOLS[config.evaluate.protocol],
-        "pairs": pairs,
-    }
-    results["towers"] = manifest["towers"]
-    results["embedding"] = manifest["fingerprint"]
-    results["head"] = heads[0].config
-    results["config"] = to_json(config)
-    if workdir is not None:
-        folder = Path(workdir) / "results"
-        _write_scores(folder / "scores.csv", rows, scores[0], failures, threshold)
-        write_json(folder / "results.json", results)
-    return results
-
-
-def _check_seeds(heads: Sequence[Head]) -> None:
-    """Several heads must differ in their seed alone: their spread is reported."""
-
-    def but_for_the_seed(head):
-        return head.config | {"training": head.config["training"] | {"seed": None}}
-
-    for head in heads[1:]:
-        if but_for_the_seed(head) != but_for_the_seed(heads[0]):
-            raise ValueError(
-                "the heads are of different trainings: seed "
-                f"{head.config['training']['seed']} differs from seed "
-                f"{heads[0].config['training']['seed']} in more than that"
-            )
-
-
-def _fit_baselines(cache: EmbeddingCache, training, names) -> dict[str, Any]:
-    """Fits baselines on what the head was trained on, as far as the cache has it."""
-    modules = {name: baselines.get(name) for name in names}
-    parts = [
-        part.where(lambda row: row["label"] is not None)
-        for part in cache.select(
-            split=training["split"], generators=training["settings"]["generators"]
-        )
-    ]
-    parts = [part for part in parts if len(part)]
-    classes = {int(label) for part in parts for label in np.unique(part.labels)}
-    if classes != {0, 1}:  # a cache of test images alone: nothing to learn from
-        modules = {name: m for name, m in modules.items() if not m.LEARNS}
-    return {name: (module, module.fit(parts)) for name, module in modules.items()}
-
-
-def _summaries(groups, labels, scores, threshold) -> dict[str, Any]:
-    generators = {
-        name: metrics.summary(labels[index], scores[index], threshold=threshold)
+    single = {
+        name: "real" if (scores.labels[index] == 0).any() else "fake"
         for name, index in groups.items()
+        if len(set(scores.labels[index])) < 2
     }
-    return {"generators": generators, "macro": _macro(generators.values())}
+    said += [
+        f"{name} has only {label} images: AP and AUC are undefined, and it is left out "
+        "of the macro average"
+        for name, label in single.items()
+    ]
+    results = {
+        name: _figures(name, seeds, scores, groups, single, config)
+        for name, seeds in fitted.items()
+    }
+    first = next(iter(fitted))
+    out = {
+        "method": first,
+        "generators": results[first]["generators"],
+        "macro": results[first]["macro"],
+        "methods": results,
+        "counts": {
+            "in": len(scores.rows) + len(scores.failures),
+            "done": len(scores.rows),
+            "failed": len(scores.failures),
+        },
+        "failures": [{"key": r["key"], "error": r["error"]} for r in scores.failures],
+        "single_class": single,
+        "protocol": {
+            "name": c.protocol,
+            "images": protocol.PROTOCOLS[c.protocol],
+            "real_sources": sources,
+        },
+        "embedding": cache.embedding,
+        "warnings": list(dict.fromkeys(said)),
+        "config": config_lib.to_json(config),
+    }
+    if folder is not None:
+        folder = Path(folder)
+        _write_scores(folder / "scores.csv", scores, fitted)
+        files.write_json(folder / "results.json", out)
+    return out
 
 
-def _macro(summaries: Iterable[dict[str, Any]]) -> dict[str, float | None]:
+def _figures(
+    name: str,
+    seeds: Sequence[FittedMethod],
+    scores: Scores,
+    groups: Mapping[str, np.ndarray],
+    single: Mapping[str, str],
+    config: ConfigDict,
+) -> dict[str, Any]:
+    """Everything about one method."""
+    threshold = seeds[0].threshold
+    per_seed = [
+        {
+            group: metrics.summary(
+                scores.labels[index],
+                scores.columns[name, k][index],
+                threshold=threshold,
+            )
+            for group, index in groups.items()
+        }
+        for k in range(len(seeds))
+    ]
+    generators: dict[str, dict[str, Any]] = per_seed[0]
+    for group, index in groups.items():
+        generators[group]["protocol"] = config.evaluate.protocol
+        if config.evaluate.bootstrap:
+            generators[group]["interval_95"] = _intervals(
+                scores.labels[index], scores.columns[name, 0][index], threshold, config
+            )
+    figures: dict[str, Any] = {
+        "generators": generators,
+        "macro": _macro([g for n, g in generators.items() if n not in single]),
+        "threshold": threshold,
+        "range": seeds[0].range(),
+        "config": seeds[0].config,
+    }
+    if len(seeds) > 1:
+        figures["seeds"] = _over_seeds(per_seed)
+    return figures
+
+
+def _macro(summaries: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Unweighted means over generators, as the papers' Avg. and mAP."""
     values = defaultdict(list)
     for summary in summaries:
         for name, value in summary.items():
-            if not name.startswith("n") and value is not None:
+            if isinstance(value, float) and not name.startswith("n"):
                 values[name].append(value)
     return {name: float(np.mean(v)) for name, v in values.items()}
 
 
-def _intervals(labels, scores, config) -> dict[str, Any]:
-    c = config.evaluate
-    functions = {
-        "acc": lambda y, s: metrics.accuracy(y, s, threshold=c.threshold),
+def _intervals(labels, scores, threshold: float, config: ConfigDict) -> dict[str, Any]:
+    functions: dict[str, metrics.Metric] = {
+        "acc": lambda y, s: metrics.accuracy(y, s, threshold=threshold),
         "ap": metrics.average_precision,
         "auc": metrics.roc_auc,
     }
     return {
         name: metrics.bootstrap(
-            labels, scores, f, samples=c.bootstrap, seed=config.seed
+            labels, scores, f, samples=config.evaluate.bootstrap, seed=config.seed
         )
         for name, f in functions.items()
     }
 
 
-def _over_seeds(per_seed) -> dict[str, Any]:
-    """Mean and standard deviation (n - 1) of acc, ap and auc over heads."""
-    out = {}
-    for name in per_seed[0]["generators"]:
+def _over_seeds(per_seed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean and standard deviation (n - 1) of acc, ap and auc over seeds."""
+    out: dict[str, Any] = {}
+    for group in per_seed[0]:
         figures = {}
         for figure in ("acc", "ap", "auc"):
-            values = [p["generators"][name][figure] for p in per_seed]
+            values = [summaries[group][figure] for summaries in per_seed]
             if None not in values:
                 figures[figure] = {
                     "mean": float(np.mean(values)),
                     "std": float(np.std(values, ddof=1)),
                 }
-        out[name] = figures
+        out[group] = figures
     return {"n": len(per_seed), "generators": out}
 
 
-def _write_scores(path, rows, scores, failures, threshold) -> None:
+def _write_scores(
+    path: Path, scores: Scores, fitted: Mapping[str, Sequence[FittedMethod]]
+) -> None:
+    """One row an image: the first method's score and verdict, the others' scores."""
+    first, *others = fitted
+    threshold = fitted[first][0].threshold
     names = ["key", "label", "benchmark", "generator", "split", "caption"]
-    with atomic_file(path) as f:
-        extra = ["p_fake", "verdict", "cosine", "objects", "status", "error"]
+    extra = ["p_fake", "verdict", "cosine", "objects", "status", "error"]
+    extra += [f"p_fake_{name}" for name in others]
+    with files.atomic_file(path) as f:
         writer = csv.DictWriter(f, names + extra, lineterminator="\n")
         writer.writeheader()
-        for row, p in zip(rows, scores):
+        for i, row in enumerate(scores.rows):
+            p = scores.columns[first, 0][i]
             writer.writerow(
                 {name: row[name] for name in names}
                 | {
@@ -261,79 +263,93 @@ def _write_scores(path, rows, scores, failures, threshold) -> None:
                     "objects": len(row["objects"]),
                     "status": "done",
                 }
+                | {f"p_fake_{n}": f"{scores.columns[n, 0][i]:.6f}" for n in others}
             )
-        for row in failures:
-            known = {name: row[name] for name in names}
+        for row in scores.failures:
+            known = {name: row.get(name) for name in names}
             writer.writerow(known | {"status": "failed", "error": row["error"]})
 
 
-def _altered(embedding: dict[str, Any]) -> str:
-    """What was done to the images before they were embedded, if anything."""
-    said = ""
-    if not embedding["perturbation"].startswith("none"):
-        said += f", perturbation {embedding['perturbation']}"
-    quality, size = embedding["neutralise_quality"], embedding["neutralise_size"]
-    if quality or size:
-        said += f", neutralised (JPEG quality {quality or '-'}, side {size or '-'})"
-    return said
-
-
-def table(results: dict[str, Any]) -> str:
+def table(results: Mapping[str, Any]) -> str:
     """Returns results as a table for people, figures in percent."""
-    trained = set(results["head"]["training"]["generators"])
+    first = results["method"]
+    others = [name for name in results["methods"] if name != first]
+    trained = set(results["methods"][first]["config"]["training"]["generators"])
     names = list(results["generators"])
-    width = max(len(n) for n in [*names, "macro average"]) + 2
-    rivals = list(results["baselines"])
-    head = f"{'generator':<{width}}{'n':>6}{'ACC':>8}{'AP':>8}{'AUC':>8}  AUC 95%     "
-    lines = [head + " ".join(f"{r:>9}" for r in rivals)]
+    left = max(len(n) for n in [*names, "macro average"]) + 2
+    wide = max([9, *map(len, others)])
+    head = f"{'generator':<{left}}{'n':>6}{'ACC':>8}{'AP':>8}{'AUC':>8}  AUC 95%     "
+    lines = [head + " ".join(f"{name:>{wide}}" for name in others)]
 
-    def percent(value, form="8.2f"):
-        blank = form.split(".")[0]
-        return (
-            format(100 * value, form) if value is not None else format("-", f">{blank}")
-        )
-
-    def line(name, n, figures, interval, rival_figures):
-        low_high = (
-            f"{100 * interval[0]:5.1f}-{100 * interval[1]:<5.1f}"
-            if interval
-            else " " * 11
-        )
-        text = f"{name:<{width}}{n:>6}" + "".join(
-            percent(figures.get(k)) for k in ("acc", "ap", "auc")
-        )
-        rival = " ".join(percent(f.get("auc"), "9.2f") for f in rival_figures)
-        return f"{text}  {low_high}  {rival}".rstrip()
+    def line(name: str, n: int, figures, interval, other_figures) -> str:
+        low_high = "" if not interval else f"{100 * interval[0]:5.1f}-"
+        if interval:
+            low_high += f"{100 * interval[1]:<5.1f}"
+        own = "".join(_percent(figures.get(k), 8) for k in ("acc", "ap", "auc"))
+        rest = " ".join(_percent(f.get("auc"), wide) for f in other_figures)
+        return f"{name:<{left}}{n:>6}{own}  {low_high:<11}  {rest}".rstrip()
 
     for name in names:
         summary = results["generators"][name]
-        rival_figures = [results["baselines"][r]["generators"][name] for r in rivals]
+        rest = [results["methods"][o]["generators"][name] for o in others]
         interval = summary.get("interval_95", {}).get("auc")
         seen = "*" if name.split("/")[-1] in trained else ""
-        lines.append(line(name + seen, summary["n"], summary, interval, rival_figures))
+        lines.append(line(name + seen, summary["n"], summary, interval, rest))
     total = sum(s["n"] for s in results["generators"].values())
-    rival_figures = [results["baselines"][r]["macro"] for r in rivals]
-    lines.append(line("macro average", total, results["macro"], None, rival_figures))
-    counts = results["counts"]
-    lines += [
-        "",
-        f"percent; ACC at P(fake) > {results['config']['evaluate']['threshold']}; "
-        "on the right AUC of baselines; * trained on this generator",
+    rest = [results["methods"][o]["macro"] for o in others]
+    lines.append(line("macro average", total, results["macro"], None, rest))
+    return "\n".join([*lines, "", *_notes(results, others)])
+
+
+def _percent(value: float | None, width: int) -> str:
+    return f"{'-':>{width}}" if value is None else f"{100 * value:{width}.2f}"
+
+
+def _notes(results: Mapping[str, Any], others: Sequence[str]) -> list[str]:
+    """What the figures of a table rest on."""
+    method = results["methods"][results["method"]]
+    counts, embedding = results["counts"], results["embedding"]
+    right = "on the right AUC of other methods; " if others else ""
+    notes = [
+        f"percent; ACC at P(fake) > {method['threshold']}; {right}"
+        "* trained on this generator",
         f"protocol {results['protocol']['name']}: {results['protocol']['images']}",
         f"{counts['in']} images = {counts['done']} done + {counts['failed']} failed; "
-        f"misalignment {results['head']['misalignment']['name']!r}, "
-        f"towers {results['towers']}, {results['embedding']['dtype']}"
-        + _altered(results["embedding"]),
+        f"{_described(method['config'])}, towers {embedding['tower']['name']}, "
+        f"{embedding['dtype']}{_altered(embedding)}",
+        f"{results['method']}: {method['range']['text']}",
     ]
-    for failure in results["failures"][:5]:
-        lines.append(f"  failed: {failure['key']}: {failure['error']}")
+    notes += [
+        f"  failed: {files.printable(f['key'])}: {files.printable(f['error'])}"
+        for f in results["failures"][:5]
+    ]
     if len(results["failures"]) > 5:
-        lines.append(f"  ... and {len(results['failures']) - 5} more in scores.csv")
-    if "seeds" in results:
+        notes.append(f"  ... and {len(results['failures']) - 5} more in scores.csv")
+    if "seeds" in method:
         spread = "; ".join(
             f"{name} {100 * f['auc']['mean']:.2f} +- {100 * f['auc']['std']:.2f}"
-            for name, f in results["seeds"]["generators"].items()
+            for name, f in method["seeds"]["generators"].items()
             if "auc" in f
         )
-        lines.append(f"AUC over {results['seeds']['n']} seeds: {spread}")
-    return "\n".join(lines)
+        notes.append(f"AUC over {method['seeds']['n']} seeds: {spread}")
+    return notes + [f"warning: {warning}" for warning in results["warnings"]]
+
+
+def _described(config: Mapping[str, Any]) -> str:
+    d = config["training"]["settings"].get("misalignment")
+    said = f"method {config['method']!r}"
+    return f"{said}, misalignment {d['name']!r}" if d else said
+
+
+def _altered(embedding: Mapping[str, Any]) -> str:
+    """What was done to the images before they were embedded, if anything."""
+    said = ""
+    perturb, neutralise = embedding["perturb"], embedding["neutralise"]
+    if perturb["name"] != "none":
+        said += f", perturbation {perturb['name']}:{perturb['severity']}"
+    if neutralise["quality"] or neutralise["size"]:
+        said += (
+            f", neutralised (JPEG quality {neutralise['quality'] or '-'}, side "
+            f"{neutralise['size'] or '-'})"
+        )
+    return said

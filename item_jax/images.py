@@ -7,12 +7,13 @@ Pillow and NumPy only, so that PyTorch programs see exactly the same pixels.
 Image files are hostile input. The format must be one of `FORMATS`, the size is checked
 from the header before a pixel is decoded, truncated data are refused, and whatever goes
 wrong with a picture is an `ImageError`. No picture is ever repaired or substituted.
+Threads that decode share `item_jax.budget.IN_FLIGHT`, so that memory has a bound.
 """
 
 from __future__ import annotations
 
-import fnmatch
 import io
+import logging
 import os
 import re
 import stat
@@ -25,6 +26,8 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
+from item_jax import signatures
+
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 """The formats that are read; JPEG covers MPO, the two-picture JPEG of some cameras."""
 
@@ -36,8 +39,12 @@ bombs: a quarter of a GiB of 24-bit pixels. Cameras of up to 89 megapixels pass.
 """
 
 MAX_BYTES = 8 * MAX_PIXELS
-"""Largest file read: 8 bytes a pixel, 16-bit RGBA, is the fattest form of a picture."""
+"""Largest file read: 8 bytes a pixel, as of 16-bit RGBA, the largest form there is."""
 
+MAX_SCANS = 500
+"""Most scans of a JPEG; a progressive one has about ten. Each costs a pass over the
+whole picture: a file of 1.6 MB with 10,000 scans takes 49 seconds to decode. libjpeg
+has the same number for its own fuzzing (`-maxscans` of djpeg)."""
 
 T = TypeVar("T")
 
@@ -67,7 +74,7 @@ def read_image(
 
     Raises:
       ImageError: if `key` leaves `root`, is not a readable regular file, or its
-        content is no usable picture. The message begins with the key.
+        content is not a usable picture. The message begins with the key.
     """
     try:
         return decode(read_bytes(root, key), max_pixels=max_pixels)
@@ -79,7 +86,8 @@ def read_bytes(root: str | os.PathLike, key: str) -> bytes:
     """Reads the file `root/key` as `read_image` does, without decoding it.
 
     Raises:
-      ImageError: if `key` leaves `root` or is not a readable regular file.
+      ImageError: if `key` leaves `root`, is not a readable regular file, is larger than
+        `MAX_BYTES`, or changes its size while it is read.
     """
     if PurePosixPath(key).is_absolute() or ".." in PurePosixPath(key).parts:
         raise ImageError("the key must be a path relative to the root, without '..'")
@@ -88,17 +96,19 @@ def read_bytes(root: str | os.PathLike, key: str) -> bytes:
         decomposed = Path(root, unicodedata.normalize("NFD", key))
         path = decomposed if os.path.lexists(decomposed) else path
     try:
-        # stat comes before open: opening a FIFO waits for a writer, for ever.
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO"}
-            kind = kinds.get(stat.S_IFMT(status.st_mode), "a device or socket")
-            raise ImageError(f"{kind}, not a regular file")
-        if status.st_size > MAX_BYTES:
+        # Asked twice: opening a device can do something, so it is not opened; and what
+        # was opened may no longer be what was asked about.
+        if not _check_regular(path.stat()):
+            return b""
+        with open(path, "rb", opener=_open_at_once) as file:
+            size = _check_regular(os.fstat(file.fileno()))
+            data = file.read(size + 1) or b"" if size else b""
+        if len(data) != size:
+            change = "grew" if len(data) > size else "shrank"
             raise ImageError(
-                f"the file has {status.st_size:,} bytes; at most {MAX_BYTES:,} allowed"
+                f"the file {change} while it was read ({size:,} bytes at first)"
             )
-        return path.read_bytes()
+        return data
     except FileNotFoundError as error:
         what = "a link to nothing" if path.is_symlink() else "no such file"
         raise ImageError(f"{what} under {os.fspath(root)!r}") from error
@@ -109,7 +119,29 @@ def read_bytes(root: str | os.PathLike, key: str) -> bytes:
     except ImageError:
         raise
     except ValueError as error:  # a NUL or a lone surrogate in the key
-        raise ImageError(f"the key is no file name: {error}") from error
+        raise ImageError(f"the key is not a file name: {error}") from error
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Opens without waiting, as for the writer of a FIFO."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _check_regular(status: os.stat_result) -> int:
+    """Returns the size of a file that can be read as an image.
+
+    Files that the kernel generates, such as /proc/kmsg, have size 0 too. They must not
+    be read: that may never return.
+    """
+    if not stat.S_ISREG(status.st_mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO"}
+        kind = kinds.get(stat.S_IFMT(status.st_mode), "a device or socket")
+        raise ImageError(f"{kind}, not a regular file")
+    if status.st_size > MAX_BYTES:
+        raise ImageError(
+            f"the file has {status.st_size:,} bytes; at most {MAX_BYTES:,} allowed"
+        )
+    return status.st_size
 
 
 # -------------------------------------------------------------------------- decoding
@@ -126,13 +158,15 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     looked up, CMYK and YCbCr converted, and an embedded colour profile is not applied.
     Grey of more than 8 bits, which that call clips to white, is scaled instead:
 
-    * 16 bits (mode `I;16`): the high byte, as Pillow reads 16-bit colour;
+    * 16 bits (mode `I;16`): the high byte, as Pillow reads 16-bit colour; of a TIFF of
+      12 bits the upper eight;
     * 32-bit integers (`I`): values up to 255 as they are, up to 65535 the high byte;
     * floats (`F`): values up to 1 times 255, up to 255 as they are, both rounded.
 
-    Pillow's notices about damaged metadata (`UserWarning` raised in `PIL`) are silenced
-    from the first call on: Python's warning filters belong to the whole process, and
-    changing them around each call would not be safe with several decoding threads.
+    Pillow's notices about damaged metadata (`UserWarning` raised in `PIL`, and its
+    loggers, unless somebody has set their level) are silenced from the first call on:
+    filters and loggers belong to the whole process, and changing them around each call
+    would not be safe with several decoding threads.
 
     Args:
       data: the content of the file.
@@ -143,9 +177,24 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
     Raises:
       ImageError: if the data are empty, of another format, too large, damaged or
-        truncated, or hold grey values outside the ranges above.
+        truncated, have more than `MAX_SCANS` scans, or hold grey values outside the
+        ranges above.
     """
     return parse(data, _pixels, max_pixels=max_pixels)
+
+
+def count_pixels(data: bytes, *, max_pixels: int = MAX_PIXELS) -> int:
+    """Returns width x height of an image file by its header.
+
+    Raises:
+      ImageError: as `decode`, as far as the header tells.
+    """
+    if size := signatures.webp_size(data):
+        _check_size("WEBP", size, max_pixels)
+        return size[0] * size[1]
+    return parse(
+        data, lambda name, image: image.width * image.height, max_pixels=max_pixels
+    )
 
 
 def _pixels(name: str, image: Image.Image) -> np.ndarray:
@@ -177,23 +226,23 @@ def parse(
     """
     if not data:
         raise ImageError("the file is empty (0 bytes)")
-    Image.init()
-    if warnings.filters[:1] != [_PILLOW_NOTICES]:
-        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+    _set_up_pillow()
     name, opener = _format(data)
+    if name == "JPEG" and signatures.has_more_scans(data, MAX_SCANS):
+        raise ImageError(
+            f"JPEG picture of more than {MAX_SCANS} scans, which would take minutes to "
+            "decode"
+        )
+    if size := signatures.webp_size(data):
+        _check_size(name, size, max_pixels)
     # The one place where Pillow's exceptions are caught. On hostile files it raises
     # at least nine classes, OSError, SyntaxError, struct.error and MemoryError among
     # them, so every Exception counts.
     try:
-        # Called directly and not through Image.open, which lets SyntaxError's reason
-        # vanish and checks the size against a limit of its own.
+        # Called directly and not through Image.open, which drops the reason of a
+        # SyntaxError and checks the size against a limit of its own.
         image = opener(io.BytesIO(data), "")
-        width, height = image.size
-        if width * height > max_pixels:
-            raise ImageError(
-                f"{name} picture of {width} x {height} = {width * height:,} pixels; "
-                f"at most {max_pixels:,} allowed"
-            )
+        _check_size(name, image.size, max_pixels)
         return use(name, image)
     except ImageError:
         raise
@@ -207,47 +256,44 @@ def parse(
 _PILLOW_NOTICES = ("ignore", None, UserWarning, re.compile(r"PIL\."), 0)
 
 
-def _format(data: bytes) -> tuple[str, type]:
+_BLOCK = 64 * 2**20  # bytes
+
+
+def _set_up_pillow() -> None:
+    """Sets what Pillow and Python keep per process; cheap when done before."""
+    Image.init()
+    # Pillow allocates pixels in blocks of 16 MB, which glibc keeps in the heap of each
+    # thread: eight threads would hold 3 GB of large pictures that are long gone. Blocks
+    # above 32 MB go back to the system at once. A smaller picture takes what it needs.
+    if Image.core.get_block_size() < _BLOCK:
+        Image.core.set_block_size(_BLOCK)
+    if warnings.filters[:1] != [_PILLOW_NOTICES]:
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+    logger = logging.getLogger("PIL")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.CRITICAL)
+
+
+def _check_size(name: str, size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
+    if width * height > max_pixels:
+        raise ImageError(
+            f"{name} picture of {width} x {height} = {width * height:,} pixels; at "
+            f"most {max_pixels:,} allowed"
+        )
+
+
+def _format(data: bytes) -> tuple[str, Callable[..., Image.Image]]:
     for name in FORMATS:
         opener, accepts = Image.OPEN[name]
-        accepted = accepts(data[:16])
+        accepted = accepts is not None and accepts(data[:16])
         if isinstance(accepted, str):
             raise ImageError(f"{name} picture: {accepted}")
         if accepted:
             return name, opener
-    raise ImageError(f"looks like {_looks_like(data)}; allowed: {', '.join(FORMATS)}")
-
-
-# Bytes at the beginning (? for any) and what they tell; the first that fits counts.
-_SIGNATURES = (
-    (b"%PDF", "a PDF document"),
-    (b"%!PS", "an EPS or PostScript file"),
-    (b"\xc5\xd0\xd3\xc6", "an EPS file"),
-    (b"????ftypavi", "AVIF (convert it first)"),
-    (b"????ftyphe", "HEIC (convert it first)"),
-    (b"????ftypm[is]f1", "HEIC or AVIF (convert it first)"),
-    (b"????ftyp", "an MP4 or QuickTime video"),
-    (b"????JXL ", "JPEG XL (convert it first)"),
-    (b"\xff\x0a", "JPEG XL (convert it first)"),
-    (b"????jP  ", "JPEG 2000 (convert it first)"),
-    (b"8BPS", "a Photoshop file"),
-    (b"\x00\x00\x01\x00", "an icon"),
-    (b"PK\x03\x04", "a ZIP archive"),
-    (b"\x1f\x8b", "a gzip archive"),
-    (b"version https://git-lfs", "a Git LFS pointer (fetch the file itself)"),
-    (b"<", "SVG, XML or a web page"),
-)
-
-
-def _looks_like(data: bytes) -> str:
-    head = bytes(data[:64]).lstrip()
-    for magic, what in _SIGNATURES:
-        if fnmatch.fnmatchcase(head, magic + b"*"):
-            return what
-    text = head[:24].decode("ascii", "replace")
-    if text.isprintable() and "\ufffd" not in text:
-        return f"text, beginning {text!r}"
-    return f"unknown data, beginning 0x{bytes(data[:16]).hex()}"
+    raise ImageError(
+        f"looks like {signatures.looks_like(data)}; allowed: {', '.join(FORMATS)}"
+    )
 
 
 _ORIENTATION = 0x0112  # the tag's number in EXIF 2.32 and TIFF 6.0
@@ -273,13 +319,22 @@ def _orientation(image: Image.Image) -> int:
 
 def _rgb(image: Image.Image) -> np.ndarray:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        grey = _eight_bits(np.asarray(image), image.mode)
+        grey = _eight_bits(np.asarray(image), image.mode, _sixteen_or_twelve(image))
         return np.repeat(grey[:, :, None], 3, axis=2)
     # convert() would copy what is RGB already.
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def _eight_bits(grey: np.ndarray, mode: str) -> np.ndarray:
+_BITS_PER_SAMPLE = 258  # the tag's number in TIFF 6.0
+
+
+def _sixteen_or_twelve(image: Image.Image) -> int:
+    """Bits of a grey value in mode I;16: TIFF has 12 too, which Pillow leaves as is."""
+    tags = getattr(image, "tag_v2", None) or {}
+    return 12 if tags.get(_BITS_PER_SAMPLE) == (12,) else 16
+
+
+def _eight_bits(grey: np.ndarray, mode: str, bits: int) -> np.ndarray:
     low, high, most = grey.min(), grey.max(), 255 if mode == "F" else 65535
     if not (low >= 0 and high <= most):  # NaN fails too
         raise ImageError(
@@ -287,7 +342,9 @@ def _eight_bits(grey: np.ndarray, mode: str) -> np.ndarray:
         )
     if mode == "F":
         return np.rint(grey * 255 if high <= 1 else grey).astype(np.uint8)
-    return (grey if mode == "I" and high <= 255 else grey >> 8).astype(np.uint8)
+    if mode == "I" and high <= 255:
+        return grey.astype(np.uint8)
+    return (grey >> (bits - 8)).astype(np.uint8)
 
 
 def check_image(image: np.ndarray) -> tuple[int, int]:

@@ -7,24 +7,34 @@ with two sidecar files:
     objects.jsonl    {key, sha256, phrases: [{phrase, span}],
                       objects: [{phrase, span, box, score}], status, error}
 
-A line about one image that cannot be used does not stop a run: it becomes the
-`error` of its record, and later a failure row.
+`status` is "done", "failed" or "skipped" ("ok" and "error" in files of version 0.1). A
+line about one image that cannot be used does not stop a run: it becomes the `error` of
+its record, and later a failure row. A `run.json` beside the file says how it was made.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from item_jax.records import (
-    Object,
-    Record,
-    normalise_key,
-    object_from_json,
-    read_json_lines,
-)
+from item_jax import files
+from item_jax.records import Object, Record, normalise_key, object_from_json
+
+STATUSES = {
+    **{"done": True, "failed": False, "skipped": False},
+    **{"ok": True, "error": False},  # version 0.1
+}
+"""The words of `status`, and whether the line can be used."""
+
+FIELDS = {"captions": "caption", "objects": "objects"}
+"""The field that makes a file one of captions or one of objects."""
+
+DEFAULT_THRESHOLD = 0.3
+"""The score from which a report counts an object as sure, unless the grounder has a
+threshold of its own: that of the Grounding DINO family, as `config.data`."""
 
 
 @dataclasses.dataclass
@@ -35,12 +45,14 @@ class JoinReport:
       images: records joined.
       captioned, failed, without_caption: of those; `failed` in a sidecar.
       words, shortest, longest: of the captions: all words, and the extremes.
-      grounded: records with a good line of objects; `not_grounded` have none at all.
+      grounded: records with a usable line of objects; `not_grounded` have no line.
       objects: candidates of the grounded ones, and how many of those are `sure`, with
         a score of at least `threshold`.
       without_objects, without_sure: grounded records that have no such object.
       unused_lines: sidecar lines that belong to no record.
-      threshold: the reader's, 0.3 unless told otherwise (`config.data`).
+      threshold: the score from which an object counts as sure, in [0, 1].
+      threshold_source: where it comes from: "given", "the grounder's own", "default".
+      has_objects_file: whether objects were joined at all.
     """
 
     images: int = 0
@@ -57,7 +69,9 @@ class JoinReport:
     without_objects: int = 0
     without_sure: int = 0
     unused_lines: int = 0
-    threshold: float = 0.3
+    threshold: float = DEFAULT_THRESHOLD
+    threshold_source: str = "default"
+    has_objects_file: bool = False
 
     def add_caption(self, caption: str) -> None:
         """Counts a caption."""
@@ -88,16 +102,24 @@ class JoinReport:
                 f"captions of {mean:.1f} words on average, {self.shortest} to "
                 f"{self.longest}"
             )
-        n = max(self.grounded, 1)
-        lines.append(
-            f"{self.grounded} grounded, {self.not_grounded} not; objects an image: "
-            f"{self.objects / n:.2f} candidates, {self.sure / n:.2f} with a score of "
-            f"{self.threshold} or more; {self.without_objects / n:.1%} and "
-            f"{self.without_sure / n:.1%} of the images have none"
-        )
+        lines.append(self._objects_text())
         if self.unused_lines:
             lines.append(f"{self.unused_lines} sidecar lines belong to no image here")
         return "\n".join(lines)
+
+    def _objects_text(self) -> str:
+        if not self.has_objects_file:
+            return "no objects file"
+        counts = f"{self.grounded} grounded, {self.not_grounded} not"
+        if not self.grounded:
+            return counts
+        n = self.grounded
+        return (
+            f"{counts}; objects an image: {self.objects / n:.2f} candidates, "
+            f"{self.sure / n:.2f} with a score of {self.threshold:g} or more "
+            f"({self.threshold_source}); {self.without_objects / n:.1%} and "
+            f"{self.without_sure / n:.1%} of the grounded images have none"
+        )
 
 
 def join(
@@ -105,77 +127,212 @@ def join(
     *,
     captions: str | Path | None = None,
     objects: str | Path | None = None,
+    threshold: float | None = None,
 ) -> tuple[list[Record], JoinReport]:
     """Joins an index with its sidecar files by key.
 
-    A sidecar line with `status` other than "ok", or with a caption, box or phrase
-    that is not valid, gives its record an `error` that names file and line.
+    A sidecar line whose `status` is not "done", or with a caption, box or phrase that
+    is not valid, gives its record an `error` that names file and line.
 
     Args:
       records: the images, with labels.
       captions: path of `captions.jsonl`, or None to keep the records' own captions.
       objects: path of `objects.jsonl`, or None to keep the records' own objects.
+      threshold: the score from which the report counts an object as sure, in [0, 1]; by
+        default the grounder's own, if its `run.json` has `grounder.reader_threshold`,
+        else `DEFAULT_THRESHOLD`. It changes no record.
 
     Returns:
       The joined records in the order given, and a report whose counts add up.
 
     Raises:
-      ValueError: for a sidecar line without a key or a key that stands there twice.
+      ValueError: for a sidecar line without a key, a duplicated key, a file of captions
+        given as objects or the reverse, or a damaged `run.json`.
     """
-    report = JoinReport()
-    caption_of = _by_key(captions)
-    objects_of = _by_key(objects)
+    report = JoinReport(has_objects_file=objects is not None)
+    report.threshold, report.threshold_source = _threshold(threshold, objects)
+    caption_lines = _lines_by_key(captions, "captions")
+    object_lines = _lines_by_key(objects, "objects")
     joined = []
     for record in records:
         changes: dict[str, Any] = {}
-        error = record.error
-        if record.key in caption_of:
-            number, row = caption_of.pop(record.key)
-            changes["caption"] = row.get("caption")
-            if row.get("status", "ok") != "ok":
-                error = error or f"{captions}, line {number}: {row.get('error')}"
-                changes["caption"] = None
-        if record.key in objects_of:
-            number, row = objects_of.pop(record.key)
-            if row.get("status", "ok") != "ok":
-                error = error or f"{objects}, line {number}: {row.get('error')}"
-            else:
+        errors = [record.error]
+        caption_place = ""
+        if record.key in caption_lines:
+            number, row = caption_lines.pop(record.key)
+            caption_place = f"{captions}, line {number}: "
+            errors.append(_failure(row, caption_place))
+            changes["caption"] = None if errors[-1] else row.get("caption")
+        if record.key in object_lines:
+            number, row = object_lines.pop(record.key)
+            place = f"{objects}, line {number}: "
+            errors.append(_failure(row, place))
+            if errors[-1] is None:
                 try:
-                    changes["objects"] = tuple(
-                        object_from_json(o) for o in row.get("objects") or ()
-                    )
+                    changes["objects"] = _objects(row)
                     report.add_objects(changes["objects"])
-                except (TypeError, ValueError) as e:
-                    error = error or f"{objects}, line {number}: {e}"
+                except ValueError as e:
+                    errors.append(f"{place}{e}")
         elif objects is not None:
             report.not_grounded += 1
+        error = next((e for e in errors if e is not None), None)
         try:
             record = dataclasses.replace(record, error=error, **changes)
-        except ValueError as e:
-            record = dataclasses.replace(record, error=str(e))
+        except ValueError as e:  # a caption that is not text
+            record = dataclasses.replace(record, error=f"{caption_place}{e}")
         report.images += 1
         if record.error is not None:
             report.failed += 1
-        elif not (record.caption or "").strip():
+        elif record.caption is None or not record.caption.strip():
             report.without_caption += 1
         else:
             report.add_caption(record.caption)
         joined.append(record)
-    report.unused_lines = len(caption_of) + len(objects_of)
+    report.unused_lines = len(caption_lines) + len(object_lines)
     return joined, report
 
 
-def _by_key(path: str | Path | None) -> dict[str, tuple[int, dict[str, Any]]]:
-    rows: dict[str, tuple[int, dict[str, Any]]] = {}
+def _failure(row: Mapping[str, Any], place: str) -> str | None:
+    """Why a sidecar line cannot be used, or None."""
+    status = row.get("status", "done")
+    if not isinstance(status, str) or status not in STATUSES:
+        return f"{place}status is {status!r}; allowed: done, failed, skipped"
+    if STATUSES[status]:
+        return None
+    return f"{place}{files.printable(row.get('error') or status)}"
+
+
+def _objects(row: Mapping[str, Any]) -> tuple[Object, ...]:
+    rows = row.get("objects")
+    if not isinstance(rows, list | None):
+        raise ValueError(f"objects are not a list: {rows!r}")
+    return tuple(object_from_json(o) for o in rows or ())
+
+
+def _lines_by_key(
+    path: str | Path | None, kind: str
+) -> dict[str, tuple[int, dict[str, Any]]]:
+    """The lines of a sidecar file with their numbers, by key.
+
+    Args:
+      path: of the file, or None.
+      kind: "captions" or "objects".
+    """
+    lines: dict[str, tuple[int, dict[str, Any]]] = {}
     if path is None:
-        return rows
-    for number, row in read_json_lines(path):
+        return lines
+    for number, row in files.read_json_lines(path):
         if not isinstance(row.get("key"), str):
             raise ValueError(f"{path}, line {number}: no key: {row}")
         key = normalise_key(row["key"])
-        if key in rows:
+        if key in lines:
             raise ValueError(
-                f"{path}: key {key!r} is on line {rows[key][0]} and on line {number}"
+                f"{path}: key {key!r} is on line {lines[key][0]} and on line {number}"
             )
-        rows[key] = number, row
-    return rows
+        lines[key] = number, row
+    _check_kind(path, kind, [row for _, row in lines.values()])
+    return lines
+
+
+def _check_kind(path: str | Path, kind: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Refuses captions given as objects, and the reverse."""
+    done = [row for row in rows if _failure(row, "") is None]
+    if not done or any(FIELDS[kind] in row for row in done):
+        return
+    other = next(
+        (k for k, name in FIELDS.items() if any(name in row for row in done)), None
+    )
+    looks = (
+        f"it looks like a file of {other}: pass it as --{other}"
+        if other
+        else f"its lines have {', '.join(sorted(done[0]))}"
+    )
+    raise ValueError(f"{path}: no line has {FIELDS[kind]!r}; {looks}")
+
+
+# --------------------------------------------------------------------------- run.json
+
+
+def sidecar_facts(path: str | Path | None, role: str) -> dict[str, Any] | None:
+    """Returns how a sidecar file was made, from the `run.json` beside it.
+
+    Args:
+      path: of `captions.jsonl` or `objects.jsonl`; None for none.
+      role: "captioner" or "grounder".
+
+    Returns:
+      What `run.json` says of the model (id, revision, prompt, decoding, ...), with
+      "perturbation" (of the pixels it saw; "none") and "fingerprint" (of the run, or
+      None); `{"id": "unknown: ..."}` when nothing is known; None without a path.
+
+    Raises:
+      ValueError: naming file and field, for a damaged `run.json`.
+    """
+    if path is None:
+        return None
+    beside = _run_json(path)
+    if beside is None:
+        return {"id": "unknown: no run.json beside the file"}
+    content = files.read_json(beside)
+    if role not in content:
+        return {"id": f"unknown: run.json beside the file names no {role}"}
+    facts = dict(files.field(content, role, dict, beside))
+    files.field({"id": "unnamed"} | facts, "id", str, beside)
+    settings = files.field({"settings": {}} | content, "settings", dict, beside)
+    perturbation = {"perturbation": "none"} | settings
+    fingerprint = {"fingerprint": None} | content
+    return (
+        {"id": "unnamed"}
+        | facts
+        | {
+            "perturbation": files.field(perturbation, "perturbation", str, beside),
+            "fingerprint": files.field(
+                fingerprint, "fingerprint", (str, type(None)), beside
+            ),
+        }
+    )
+
+
+def _run_json(path: str | Path) -> Path | None:
+    path = Path(path)
+    candidates = (path.with_suffix(".run.json"), path.parent / "run.json")
+    return next((run for run in candidates if run.is_file()), None)
+
+
+def _threshold(given: float | None, objects: str | Path | None) -> tuple[float, str]:
+    """The threshold of the report, and where it comes from."""
+    if given is not None:
+        if not 0 <= given <= 1:
+            raise ValueError(f"threshold is {given}; allowed: 0 to 1")
+        return given, "given"
+    facts = sidecar_facts(objects, "grounder") or {}
+    own = facts.get("reader_threshold")
+    if own is None:
+        return DEFAULT_THRESHOLD, "default"
+    own = files.field(facts, "reader_threshold", (int, float), _run_json(objects or ""))
+    if not (math.isfinite(own) and 0 <= own <= 1):
+        raise ValueError(
+            f"{_run_json(objects or '')}: grounder.reader_threshold is {own}; allowed: "
+            "0 to 1"
+        )
+    return own, "the grounder's own"
+
+
+def check_perturbations(
+    captioner: Mapping[str, Any] | None, grounder: Mapping[str, Any] | None
+) -> None:
+    """Makes sure that captioner and grounder have seen the same pixels.
+
+    Args:
+      captioner: of `sidecar_facts`.
+      grounder: of `sidecar_facts`.
+
+    Raises:
+      ValueError: when both say how their pixels were perturbed and do not agree.
+    """
+    one, other = ((facts or {}).get("perturbation") for facts in (captioner, grounder))
+    if one is not None and other is not None and one != other:
+        raise ValueError(
+            f"the captions are of pixels with perturbation {one!r}, the objects of "
+            f"pixels with {other!r}; make both with the same --perturb"
+        )

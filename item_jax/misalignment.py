@@ -13,7 +13,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from item_jax.config import nearest
+from item_jax import choices
 
 Misalignment = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -81,27 +81,35 @@ MISALIGNMENTS: dict[str, Misalignment] = {
 
 
 def get(name: str | Misalignment) -> Misalignment:
-    """Returns the misalignment of that name; a function is returned as it is.
+    """Returns a misalignment.
+
+    Args:
+      name: a key of `MISALIGNMENTS`; `package.module:name`, or `package.module` whose
+        function is called `misalignment`; or a function, which is returned.
 
     Raises:
       ValueError: for an unknown name, with the nearest one.
     """
-    if callable(name):
-        return name
-    if name not in MISALIGNMENTS:
-        raise ValueError(
-            f"unknown misalignment {name!r}; {nearest(name, MISALIGNMENTS)}"
-        )
-    return MISALIGNMENTS[name]
+    found = choices.resolve(
+        "misalignment", name, MISALIGNMENTS, attribute="misalignment"
+    )
+    if not callable(found):
+        raise ValueError(f"misalignment {name!r} is not a function: {found!r}")
+    return found
 
 
-def global_misalignment(name, image_emb, text_emb) -> jax.Array:
+def global_misalignment(name: str | Misalignment, image_emb, text_emb) -> jax.Array:
     """D_g (ITEM Eq. 4): `[N, D]` and `[N, D]` to `[N, D']`."""
     return get(name)(_float32(image_emb), _float32(text_emb))
 
 
 def local_misalignment(
-    name, object_emb, phrase_emb, object_offsets, *, without_objects
+    name: str | Misalignment,
+    object_emb,
+    phrase_emb,
+    object_offsets,
+    *,
+    without_objects,
 ) -> jax.Array:
     """D_l (ITEM Eqs. 6 and 7): the mean over each image's own objects.
 
@@ -140,7 +148,8 @@ def compute(
     """D = w1 D_g + w2 D_l (ITEM Eq. 8, TIDY Eq. 6).
 
     Args:
-      name: a key of `MISALIGNMENTS`, or a function of two `[..., D]` arrays.
+      name: what `get` takes: a key of `MISALIGNMENTS`, a module's function, or a
+        function of two `[..., D]` arrays.
       image_emb, text_emb: I_0 and T_0, `[N, D]`, un-normalised.
       object_emb, phrase_emb: I_i and T_i, `[M, D]`, un-normalised.
       object_offsets: int `[N + 1]`; image n owns object rows
@@ -156,11 +165,7 @@ def compute(
     Raises:
       ValueError: for an unknown name or policy, or shapes that do not belong together.
     """
-    if no_objects not in NO_OBJECTS:
-        raise ValueError(
-            f"unknown no_objects policy {no_objects!r}; "
-            f"{nearest(no_objects, NO_OBJECTS)}"
-        )
+    choices.check("misalignment.no_objects", no_objects, NO_OBJECTS)
     shapes = {
         "image_emb": jnp.shape(image_emb),
         "text_emb": jnp.shape(text_emb),

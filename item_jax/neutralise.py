@@ -1,9 +1,9 @@
-"""Making images alike in what their headers tell: one size, one JPEG quality.
+"""Makes the headers of all images equal: one size, one JPEG quality.
 
 In most benchmarks the real images are JPEGs of many sizes and the fakes PNGs of one;
-`item-jax audit` shows how far that alone would carry a detector. Re-encoding all of
-them alike takes the difference out of the files, though not every trace of it out of
-the pixels: a picture that was a JPEG before is then compressed twice.
+`item-jax audit` shows how well a detector would do with that alone. Re-encoding all of
+them the same way removes the difference from the files, though not every trace of it
+from the pixels: a picture that was a JPEG before is then compressed twice.
 """
 
 from __future__ import annotations

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import textwrap
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from item_jax.cache import Embeddings
 from item_jax.detector import Explanation
+from item_jax.embeddings import Embeddings
 from item_jax.misalignment import cosine
 from item_jax.records import LABELS
 
@@ -59,37 +60,57 @@ def cosines(parts: Iterable[Embeddings]) -> Figure:
     return figure
 
 
-def auc_bars(results: dict[str, Any]) -> Figure:
-    """AUC per generator with its 95% interval, the baselines beside it.
+SIDEWAYS = 8
+"""More generators than this are drawn as horizontal bars, whose names stay legible."""
+
+
+def auc_bars(results: Mapping[str, Any]) -> Figure:
+    """AUC per generator with its 95% interval, every method beside the first.
 
     Args:
-      results: of `item_jax.evaluate_heads`, or the parsed `results.json`.
+      results: of `item_jax.evaluate_methods`, or the parsed `results.json`.
     """
     import matplotlib.pyplot as plt
 
     names = list(results["generators"])
-    rivals = [r for r in results["baselines"] if r != "constant"]
-    series = [(results["head"]["misalignment"]["name"], results["generators"])]
-    series += [(r, results["baselines"][r]["generators"]) for r in rivals]
-    figure, axis = plt.subplots(figsize=(2.4 + 1.6 * len(names), 3))
-    width = 0.8 / len(series)
-    for k, (title, generators) in enumerate(series):
-        x = np.arange(len(names)) + (k - (len(series) - 1) / 2) * width
-        y = np.array([generators[n]["auc"] or np.nan for n in names])
-        axis.bar(x, y, 0.9 * width, label=title)
-        intervals = [generators[n].get("interval_95", {}).get("auc") for n in names]
-        for place, value, interval in zip(x, y, intervals):
-            if interval:
-                low, high = interval
-                error = [[value - low], [high - value]]
-                axis.errorbar(place, value, error, color="black", capsize=2)
-    axis.axhline(0.5, color="grey", linewidth=0.8, linestyle=":")
-    axis.set_xticks(np.arange(len(names)), names)
-    axis.set_ylim(0, 1.02)
-    axis.set_ylabel("AUC")
+    shown = {n: m for n, m in results["methods"].items() if _tells(m)}
+    sideways = len(names) > SIDEWAYS
+    size = (6, 1.2 + 0.5 * len(names)) if sideways else (2.4 + 1.6 * len(names), 3)
+    figure, axis = plt.subplots(figsize=size)
+    width = 0.8 / len(shown)
+    for k, (title, method) in enumerate(shown.items()):
+        place = np.arange(len(names)) + (k - (len(shown) - 1) / 2) * width
+        figures = [method["generators"][name] for name in names]
+        auc = np.array([np.nan if f["auc"] is None else f["auc"] for f in figures])
+        ends = [(f.get("interval_95") or {}).get("auc") for f in figures]
+        error = np.array(
+            [(a - e[0], e[1] - a) if e else (0, 0) for a, e in zip(auc, ends)]
+        ).T
+        error = np.maximum(error, 0)  # a bootstrap need not contain the figure itself
+        options: dict[str, Any] = {"label": title, "capsize": 2}
+        if sideways:
+            axis.barh(place, auc, 0.9 * width, xerr=error, **options)
+        else:
+            axis.bar(place, auc, 0.9 * width, yerr=error, **options)
+    if sideways:
+        axis.axvline(0.5, color="grey", linewidth=0.8, linestyle=":")
+        axis.set_yticks(np.arange(len(names)), names)
+        axis.invert_yaxis()
+        axis.set_xlim(0, 1.02)
+        axis.set_xlabel("AUC")
+    else:
+        axis.axhline(0.5, color="grey", linewidth=0.8, linestyle=":")
+        axis.set_xticks(np.arange(len(names)), names)
+        axis.set_ylim(0, 1.02)
+        axis.set_ylabel("AUC")
     axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     figure.tight_layout()
     return figure
+
+
+def _tells(method: Mapping[str, Any]) -> bool:
+    """Whether a method tells anything: `constant` does not."""
+    return any(f["auc"] not in (None, 0.5) for f in method["generators"].values())
 
 
 def evidence(image: np.ndarray, explanation: Explanation) -> Figure:
@@ -97,22 +118,29 @@ def evidence(image: np.ndarray, explanation: Explanation) -> Figure:
 
     Args:
       image: uint8 `[H, W, 3]`, as `item_jax.images.read_image` returns it.
-      explanation: of `ItemDetector.explain`.
+      explanation: of `ItemDetector.explain`, of an image that could be scored.
+
+    Raises:
+      ValueError: if it could not.
     """
     import matplotlib.pyplot as plt
     from matplotlib.patches import Rectangle
 
-    height, width = image.shape[:2]
     prediction = explanation.prediction
+    if prediction.p_fake is None:
+        raise ValueError(f"{prediction.key}: nothing to draw: {prediction.error}")
+    height, width = image.shape[:2]
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(8.5, 3.2), width_ratios=[1, 1.4]
     )
     left.imshow(image)
     left.set_axis_off()
     left.set_title(f"{prediction.verdict}, P(fake) = {prediction.p_fake:.3f}")
-    names = ["as it is", "without the whole image"]
-    values = [prediction.p_fake, explanation.p_fake_without_global]
-    colours = ["black", "grey"]
+    names, values, colours = ["as it is"], [prediction.p_fake], ["black"]
+    if explanation.p_fake_without_global is not None:
+        names.append("without the whole image")
+        values.append(explanation.p_fake_without_global)
+        colours.append("grey")
     for i, entry in enumerate(explanation.objects):
         x1, y1, x2, y2 = entry.object.box
         colour = f"C{i}"
@@ -125,10 +153,13 @@ def evidence(image: np.ndarray, explanation: Explanation) -> Figure:
             linewidth=2,
         )
         left.add_patch(box)
-        names.append(f"without {entry.object.phrase} (cos {entry.cosine:+.2f})")
+        # A long phrase would leave no room for the picture.
+        phrase = textwrap.shorten(entry.object.phrase, 28, placeholder=" ...")
+        names.append(f"without {phrase} (cos {entry.cosine:+.2f})")
         values.append(entry.p_fake_without)
         colours.append(colour)
-    right.barh(names, values, color=colours)
+    right.barh(np.arange(len(names)), values, color=colours)
+    right.set_yticks(np.arange(len(names)), names)
     right.invert_yaxis()
     right.set_xlim(0, 1)
     right.set_xlabel("P(fake)")

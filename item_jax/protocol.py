@@ -1,19 +1,19 @@
 """Which images a figure is computed on: the groups of a test set, and the presets.
 
 A group is what one column of a paper's table stands for: the fakes of a generator and
-the real images they are tested against, its own or those another source lends it.
+the real images they are tested against, its own or those of another source.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from item_jax.config import nearest
+from item_jax import choices
 
 PROTOCOLS = {
     "full": "every image",
@@ -35,31 +35,58 @@ MAX_SAMPLE, FALLBACK = 1000, 100
 BATCH = 128
 
 
-def check(name: str) -> str:
-    """Returns the name of a preset.
+def complete_real_sources(
+    rows: Iterable[Mapping[str, Any]], real_sources: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Finds the real images of generators that come without any.
 
-    Raises:
-      ValueError: for an unknown one, with the nearest.
+    A folder of real images alone, as `real/` beside `sdv14/ai/`, serves every generator
+    of its benchmark that has none. It must be the only such folder: between two,
+    nobody could tell which is meant.
+
+    Args:
+      rows: with `label` ("real", "fake" or None), `benchmark` and `generator`.
+      real_sources: what is known already.
+
+    Returns:
+      {generator: generator whose real images it is tested against}, the known ones
+      included; "" names the images that stand below no generator's folder.
     """
-    if name not in PROTOCOLS:
-        raise ValueError(f"evaluate.protocol is {name!r}; {nearest(name, PROTOCOLS)}")
-    return name
+    known = dict(real_sources or {})
+    labels: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for row in rows:
+        if row["label"] is not None:
+            labels[row["benchmark"], row["generator"]].add(row["label"])
+    for benchmark in sorted({b for b, _ in labels}):
+        own = {g: found for (b, g), found in labels.items() if b == benchmark}
+        lone = [
+            g
+            for g, found in own.items()
+            if found == {"real"} and g not in known.values()
+        ]
+        if len(lone) == 1:
+            without = (g for g, found in own.items() if found == {"fake"})
+            known |= {g: lone[0] for g in sorted(without) if g not in known}
+    return known
 
 
 def groups(
-    rows: Sequence[Mapping[str, Any]], *, pairs: Mapping[str, str] | None = None
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    real_sources: Mapping[str, str] | None = None,
 ) -> dict[str, np.ndarray]:
     """Sorts images by what they are tested with.
 
     Args:
       rows: with `label` ("real", "fake" or None), `benchmark` and `generator`.
-      pairs: generator -> source whose real images (of the same benchmark) it is tested
-        against besides those that carry its own name; one image can serve many.
+      real_sources: generator -> generator whose real images (of the same benchmark) it
+        is tested against besides those that carry its own name; one image can serve
+        many.
 
     Returns:
       Row numbers, int64, by generator, sorted by name; unlabelled rows are in none, and
-      a source whose real images are all lent is no group of its own. Names are
-      `benchmark/generator` when there are several benchmarks.
+      a source whose real images all serve other generators is no group of its own.
+      Names are `benchmark/generator` when there are several benchmarks.
     """
     own: dict[tuple[str, str], list[int]] = defaultdict(list)
     real: dict[tuple[str, str], list[int]] = defaultdict(list)
@@ -73,24 +100,24 @@ def groups(
             real[place].append(i)
         else:
             fakes.add(place)
-    pairs = pairs or {}
-    lent = set()
+    sources = dict(real_sources or {})
+    serving = set()
     found: dict[tuple[str, str], list[int]] = {}
-    for benchmark, generator in own:
-        index = own[benchmark, generator]
-        source = (benchmark, pairs.get(generator, generator))
-        if (benchmark, generator) in fakes and source[1] != generator:
+    for place, index in own.items():
+        benchmark, generator = place
+        source = (benchmark, sources.get(generator, generator))
+        if place in fakes and source != place:
             index = index + real[source]
-            lent.add(source)
-        found[benchmark, generator] = index
+            serving.add(source)
+        found[place] = index
     several = len({benchmark for benchmark, _ in found}) > 1
-    return {
-        f"{benchmark}/{generator or 'unnamed'}"
-        if several
-        else generator or "unnamed": (np.array(sorted(index), np.int64))
-        for (benchmark, generator), index in sorted(found.items())
-        if (benchmark, generator) in fakes or (benchmark, generator) not in lent
-    }
+    named = {}
+    for place, index in sorted(found.items()):
+        if place in fakes or place not in serving:
+            name = place[1] or "unnamed"
+            name = f"{place[0]}/{name}" if several else name
+            named[name] = np.array(sorted(index), np.int64)
+    return named
 
 
 def select(
@@ -110,7 +137,7 @@ def select(
     Raises:
       ValueError: for an unknown preset, or when it leaves no image.
     """
-    if check(name) == "full":
+    if choices.check("evaluate.protocol", name, PROTOCOLS) == "full":
         return index
     real, fake = (index[labels[index] == label] for label in (0, 1))
     if name == "unifd":

@@ -9,12 +9,12 @@ Pillow and NumPy only, so that PyTorch programs see exactly the same pixels.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
+from item_jax.choices import check
 from item_jax.images import MAX_PIXELS, check_image
 
 
@@ -109,7 +109,7 @@ def global_view(image: np.ndarray, size: int, *, geometry: str = "item") -> np.n
     Raises:
       ValueError: if `geometry` is not a name of `GEOMETRIES`.
     """
-    return _named("geometry", geometry, GEOMETRIES)(image, size)
+    return GEOMETRIES[check("geometry", geometry, GEOMETRIES)](image, size)
 
 
 def object_view(
@@ -135,10 +135,11 @@ def object_view(
       uint8 [size, size, 3], or None if the box is narrower or lower than `min_pixels`.
 
     Raises:
-      ValueError: if `crop` is not a name of `CROPS` or `box` is no box.
+      ValueError: if `crop` is not a name of `CROPS` or `box` is not four finite
+        numbers in order.
     """
     height, width = check_image(image)
-    into_view = _named("crop", crop, CROPS)
+    into_view = CROPS[check("crop", crop, CROPS)]
     left, top, right, bottom = box_pixels(box, width, height)
     if min(right - left, bottom - top) < max(min_pixels, 1):
         return None
@@ -178,11 +179,3 @@ def box_pixels(
     high = np.clip(np.ceil(values[2:] * size - 1e-3), low, size)
     left, top, right, bottom = (int(v) for v in (*low, *high))
     return left, top, right, bottom
-
-
-def _named(what: str, name: str, table: dict):
-    if name not in table:
-        near = difflib.get_close_matches(str(name), table, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown {what} {name!r}; allowed: {', '.join(table)}{hint}")
-    return table[name]

@@ -1,8 +1,8 @@
-"""How fast, beside what one would otherwise run: all figures of the README.
+"""Measures speed beside the usual alternatives: all speed figures of the README.
 
-Ours and its peers run in one process in turn, after their results have been compared;
-medians of repeated rounds, ratios from the same rounds. Needs torch; onnx, onnxscript
-and onnxruntime add a peer of the towers on CPU.
+Ours and its peers run in one process, in turn, after their results have been compared.
+Figures are medians of repeated rounds; ratios are within rounds. Needs torch; onnx,
+onnxscript and onnxruntime add a peer of the towers on CPU.
 
     python scripts/benchmark.py --suite towers
     python scripts/benchmark.py --suite all --json scripts/benchmark_results/cpu.json
@@ -22,12 +22,13 @@ import platform
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 SUITES = ("towers", "embedding", "head", "growth", "devices")
 
 
-def machine() -> dict:
-    """Says what ran this."""
+def machine() -> dict[str, Any]:
+    """Describes the machine and the versions, for the report."""
     import jax
 
     device = jax.devices()[0]
@@ -54,7 +55,7 @@ def machine() -> dict:
 
 
 def table(report: dict) -> str:
-    """Returns the rows of a report as Markdown, a table a suite."""
+    """Returns the rows of a report as Markdown, one table per suite."""
     m = report["machine"]
     lines = [
         f"{m['device']}, {m['cores']} cores, {m['backend']}, {m['date']}; "
@@ -79,11 +80,12 @@ def _cell(value) -> str:
 
 
 def main() -> int:
+    """Runs the suites and prints their tables; returns the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--suite", choices=(*SUITES, "all"), default="all")
-    parser.add_argument("--json", type=Path, help="write (or add to) this report")
+    parser.add_argument("--json", type=Path, help="write this report, or add to it")
     parser.add_argument("--table", type=Path, help="print the table of a report")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--rounds", type=int, default=7)
@@ -91,7 +93,7 @@ def main() -> int:
         "--sizes", nargs="+", default=["ViT-B-32", "ViT-B-16", "ViT-L-14"]
     )
     parser.add_argument(
-        "--quick", action="store_true", help="small counts: a rehearsal"
+        "--quick", action="store_true", help="small counts, to try it out"
     )
     arguments = parser.parse_args()
     if arguments.table:
@@ -107,7 +109,7 @@ def main() -> int:
         if any(older["machine"][name] != report["machine"][name] for name in same):
             raise SystemExit(
                 f"{arguments.json} was measured on another machine or with other "
-                "versions: write to another file"
+                "versions: give another file"
             )
         report["suites"] = older["suites"]
     chosen = SUITES if arguments.suite == "all" else (arguments.suite,)

@@ -1,10 +1,10 @@
-"""Real photographs through a full-size CLIP, here and in PyTorch: is D the same?
+"""Compares D of real photographs with that of an independent PyTorch program.
 
-The two photographs scikit-learn ships, with captions and boxes written by hand, go
-through a ViT-L/14-shaped checkpoint (random weights, made on the spot, read from disk
-by both sides). One side is this package, from image files to D. The other is a plain
-Hugging Face PyTorch program that shares no code with it. Needs torch; about 6 GB of
-memory and a minute or two on a CPU.
+The two photographs of scikit-learn, with captions and boxes written by hand, go through
+a checkpoint of the size of ViT-L/14 (random weights, which both sides read from disk).
+One side is this package, from image files to D. The other is a plain Hugging Face
+PyTorch program that shares no code with it. Needs torch, about 6 GB of memory, and a
+minute or two on a CPU.
 
     python scripts/compare_with_torch.py
     python scripts/compare_with_torch.py --size ViT-B-32 --geometry clip
@@ -20,8 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-import random_clip
-from item_jax import Object, Record, config, embed_records, load_towers
+from item_jax import Object, Record, config, embed_records, load_towers, testing
 
 PHOTOS = [
     Record(
@@ -38,26 +37,27 @@ PHOTOS = [
         caption="A close-up of a pink dahlia in front of a green background.",
         objects=(Object("a pink dahlia", (0.25, 0.05, 0.80, 0.95), 0.9),),
     ),
-    # The same picture without objects: D_l is then D_g.
+    # The same photograph without objects: D_l is then D_g.
     Record("no_objects/flower.jpg", caption="A flower."),
 ]
 
 
 def ours(folder, towers, geometry):
-    """D of ITEM by this package: `[n, D]`, through the cache on disk."""
+    """Returns D of ITEM by this package, `[n, D]`, through the cache on disk."""
     c = config.default()
     c.views.geometry = geometry
     c.embed.batch_size = 4
     cache = embed_records(
         PHOTOS, towers, c, images=folder / "images", folder=folder / "embeddings"
     )
-    if cache.counts()["failed"]:
-        raise SystemExit(f"failed: {cache.failures()}")
-    return np.concatenate([e.misalignment(c) for e, _ in cache.shards()])
+    counts, failed = cache.summary()
+    if counts["failed"]:
+        raise SystemExit(f"failed: {failed}")
+    return np.concatenate([e.misalignment(c) for e, _ in cache])
 
 
 def theirs(folder, checkpoint, geometry):
-    """D of ITEM by Hugging Face and PyTorch, one image at a time: `[n, D]`."""
+    """Returns D of ITEM by Hugging Face and PyTorch, one image at a time, `[n, D]`."""
     import torch
     from PIL import Image
     from transformers import CLIPModel, CLIPTokenizer
@@ -110,7 +110,7 @@ def theirs(folder, checkpoint, geometry):
 
 
 def compare(folder: Path, checkpoint, *, geometry="item", dtype="float32") -> float:
-    """Returns the largest absolute difference of D; `folder` is for files."""
+    """Returns the largest absolute difference of D; `folder` takes the files."""
     (folder / "images" / "no_objects").mkdir(parents=True)
     for name in ("china.jpg", "flower.jpg"):
         photo = (resources.files("sklearn.datasets.images") / name).read_bytes()
@@ -133,7 +133,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--size", default="ViT-L-14", choices=random_clip.SIZES)
+    parser.add_argument("--size", default="ViT-L-14", choices=testing.SIZES)
     parser.add_argument("--checkpoint", help="folder or id instead of random weights")
     parser.add_argument("--geometry", default="item", choices=("item", "clip"))
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
@@ -142,7 +142,7 @@ def main():
         folder = Path(folder)
         checkpoint = arguments.checkpoint or folder / "clip"
         if not arguments.checkpoint:
-            random_clip.save_random_clip(checkpoint, arguments.size)
+            testing.save_random_clip(checkpoint, arguments.size)
         worst = compare(
             folder / "run",
             checkpoint,

@@ -1,12 +1,13 @@
-"""How fast a host decodes images and cuts their views, and what an accelerator needs.
+"""Measures how fast a host decodes images and cuts their views.
 
     python scripts/decode_rates.py [--cores 2] [--repeats 5] [--views-per-second 3600]
 
-Prints a Markdown table of images a second through `item_jax.pipeline`: read, decoded,
-whole view and three object crops at 224 pixels. First a core alone, by its own time,
-which other work on the machine hardly changes; then, by the clock, threads on all cores
-and processes on all cores, in turn. Figures are medians of repeats; the pictures are
-cut from two photographs that come with scikit-learn.
+Prints a Markdown table of images per second through `item_jax.pipeline`: reading,
+decoding, the whole view and three object crops at 224 pixels. First one core, by its
+CPU time, which other work on the machine hardly changes; then, by the clock, threads on
+all cores and processes on all cores. The last column says how many cores an accelerator
+needs. Figures are medians of repeats; the images are cut from two photographs that come
+with scikit-learn.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from item_jax import Object, Record, config, pipeline
+from item_jax.datasets.dataset import RecordList
 
 SIZES = ((256, 256), (500, 375), (512, 512), (1024, 1024))
 OBJECTS = (
@@ -47,12 +49,12 @@ def write_photos(folder: Path, size: tuple[int, int], suffix: str) -> list[Recor
 
 
 def core_rate(folder: Path, records: list[Record], seconds: float) -> float:
-    """Images a second of one core's own time."""
+    """Returns images per second of CPU time of one core."""
     c = config.default()
+    dataset = RecordList(records, folder)
     start, count = time.thread_time(), 0
     while time.thread_time() - start < seconds:
-        record = records[count % len(records)]
-        check(pipeline.load(record, root=folder, config=c, image_size=224))
+        check(pipeline.load(dataset, count % len(records), config=c, image_size=224))
         count += 1
     return count / (time.thread_time() - start)
 
@@ -60,14 +62,15 @@ def core_rate(folder: Path, records: list[Record], seconds: float) -> float:
 def clock_rate(
     folder: Path, records: list[Record], seconds: float, *, threads: int, workers: int
 ) -> float:
-    """Images a second by the clock, once the pipeline runs."""
+    """Returns images per second by the clock, once the pipeline is running."""
     c = config.default()
     c.embed.threads, c.embed.workers = threads, workers
-    order = range(10_000_000)
+    # The same files over and over; the system keeps them in memory.
+    order = [i % len(records) for i in range(1_000_000)]
     items = pipeline.stream(
-        Endless(records), root=folder, config=c, image_size=224, order=order
+        RecordList(records, folder), config=c, image_size=224, order=order
     )
-    # What was decoded ahead while the clock stood still does not count.
+    # What was decoded ahead of the start does not count.
     for _ in range(4 * threads * max(workers, 1) + 8):
         next(items)
     start, count = time.perf_counter(), 0
@@ -79,14 +82,12 @@ def clock_rate(
     return found
 
 
-class Endless(list):
-    """Records over and over; the system keeps the files in memory."""
+def check(item: pipeline.ImageViews) -> None:
+    """Stops when an image failed.
 
-    def __getitem__(self, number: int) -> Record:
-        return super().__getitem__(number % len(self))
-
-
-def check(item: pipeline.Item) -> None:
+    Raises:
+      RuntimeError: naming it.
+    """
     if item.error or len(item.views) != VIEWS:
         raise RuntimeError(f"{item.record.key}: {item.error}")
 
@@ -111,7 +112,7 @@ def main() -> None:
         for kind, own in records.items():
             sizes = [(folder / r.key).stat().st_size / 1000 for r in own]
             kilobytes[kind] = statistics.mean(sizes)
-        # Rounds outside, so that what else the machine does meets all kinds alike.
+        # Rounds are the outer loop, so that other work on the machine meets all kinds.
         for _ in range(arguments.repeats):
             for kind, own in records.items():
                 rates.setdefault(kind, []).append(
@@ -132,8 +133,8 @@ def main() -> None:
         print(f"| {' | '.join(cells)} |")
     needed = arguments.views_per_second
     print(
-        f"\nImages a second, {VIEWS} views each. Cores needed: for {needed:g} views a "
-        f"second, {needed / VIEWS:g} images, at the rate of one core."
+        f"\nImages per second, {VIEWS} views each. Cores needed: for {needed:g} views "
+        f"per second ({needed / VIEWS:g} images), at the rate of one core."
     )
 
 

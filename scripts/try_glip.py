@@ -1,10 +1,10 @@
-"""Runs GLIP end to end on a tiny random GLIP: whether its environment is whole.
+"""Runs GLIP end to end with tiny random weights, to check its environment.
 
     python scripts/try_glip.py [FOLDER]
 
-Writes a random GLIP (the published architecture, made small), a few pictures with
-captions, and runs `ground.py --detector glip` on them: caption spans, mmdet's pipeline
-with the compiled operators, boxes, objects.jsonl. The boxes mean nothing.
+Writes a random GLIP (the published architecture, made small) and a few images with
+captions, and runs `ground.py --grounder glip` on them: caption spans, mmdet's pipeline
+with the compiled operators, boxes, objects.jsonl. The boxes are meaningless.
 """
 
 from __future__ import annotations
@@ -17,12 +17,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-import ground
-from grounders import glip
-from item_jax import records
-from item_jax.join import join
+try:
+    import item_sidecars  # noqa: F401
+except ModuleNotFoundError:  # a checkout that is not installed
+    import sidecars  # noqa: F401  (takes the name item_sidecars)
 
-# Phrases that occur twice, stand inside another word, and none at all.
+from item_jax import files, records
+from item_jax.join import join
+from item_sidecars import ground
+from item_sidecars.grounders import glip
+from item_sidecars.run import guarded
+
+# Phrases that occur twice, that are part of another word, and none at all.
 CAPTIONS = {
     "a.png": ("A man and a woman, and a man.", ["A man", "man", "a woman", "a man"]),
     "b.png": ("a red ball. on top", ["a red ball", "top"]),
@@ -31,7 +37,7 @@ CAPTIONS = {
 }
 
 
-def main(folder: Path) -> int:
+def run(folder: Path) -> int:
     """Builds, runs and checks; returns the exit status."""
     model = save_tiny_glip(folder / "tiny-glip")
     images = folder / "images"
@@ -41,18 +47,18 @@ def main(folder: Path) -> int:
         pixels = rng.integers(0, 256, (96 + 16 * place, 128, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(images / key)
     captions, phrases = folder / "captions.jsonl", folder / "phrases.jsonl"
-    records.write_json_lines(
+    files.write_json_lines(
         captions, ({"key": k, "caption": c} for k, (c, _) in CAPTIONS.items())
     )
-    records.write_json_lines(
+    files.write_json_lines(
         phrases, ({"key": k, "phrases": p} for k, (_, p) in CAPTIONS.items())
     )
     out = folder / "objects"
-    ground.main(
+    ground.ground(
         ground.parser().parse_args(
             [
                 *("--images", str(images), "--captions", str(captions)),
-                *("--phrases", str(phrases), "--detector", "glip"),
+                *("--phrases", str(phrases), "--grounder", "glip"),
                 *("--model", str(model), "--out", str(out), "--batch-size", "2"),
             ]
         )
@@ -63,10 +69,10 @@ def main(folder: Path) -> int:
 def check(objects: Path, captions: Path) -> int:
     """Checks the rows; returns 0, or 1 with a message."""
     wrong, found = [], 0
-    for _, row in records.read_json_lines(objects):
+    for _, row in files.read_json_lines(objects):
         caption, asked = CAPTIONS[row["key"]]
         spans = [tuple(p["span"]) for p in row["phrases"]]
-        if row["status"] != "ok" or [p["phrase"] for p in row["phrases"]] != asked:
+        if row["status"] != "done" or [p["phrase"] for p in row["phrases"]] != asked:
             wrong.append(f"{row['key']}: {row['status']}, {row['error']}")
         for thing in row["objects"]:
             found += 1
@@ -80,17 +86,17 @@ def check(objects: Path, captions: Path) -> int:
         [records.Record(key) for key in CAPTIONS], captions=captions, objects=objects
     )
     if report.captioned != len(CAPTIONS) or report.grounded != len(CAPTIONS):
-        wrong.append(f"item-jax cannot read it: {report}")
+        wrong.append(f"item-jax reads it differently: {report}")
     for line in wrong:
         print(f"wrong: {line}")
     print(
-        f"GLIP: {found} boxes in {len(CAPTIONS)} pictures;", "FAILED" if wrong else "ok"
+        f"GLIP: {found} boxes in {len(CAPTIONS)} images;", "FAILED" if wrong else "ok"
     )
     return 1 if wrong else 0
 
 
 def save_tiny_glip(folder: Path) -> Path:
-    """Writes GLIP-L's configuration made small, random weights and a tiny BERT."""
+    """Writes a small GLIP-L: configuration, random weights and a tiny BERT."""
     modules = glip.environment()
     torch, transformers = modules["torch"], modules["transformers"]
     import mmdet
@@ -124,7 +130,7 @@ def save_tiny_glip(folder: Path) -> Path:
 
 
 def save_tiny_bert(folder: Path, transformers) -> None:
-    """Writes a random BERT of two layers that spells words letter by letter."""
+    """Writes a random BERT of two layers whose tokens are single letters."""
     letters = "abcdefghijklmnopqrstuvwxyz0123456789"
     vocab = {i: f"[unused{i}]" for i in range(1030)}
     vocab |= {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]"}
@@ -147,6 +153,6 @@ if __name__ == "__main__":
     if len(sys.argv) > 2 or sys.argv[1:2] == ["--help"]:
         sys.exit(__doc__)
     if sys.argv[1:]:
-        sys.exit(ground.sidecar.guarded(main, Path(sys.argv[1])))
+        sys.exit(guarded(run, Path(sys.argv[1])))
     with tempfile.TemporaryDirectory() as temporary:
-        sys.exit(ground.sidecar.guarded(main, Path(temporary)))
+        sys.exit(guarded(run, Path(temporary)))

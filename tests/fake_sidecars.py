@@ -1,7 +1,7 @@
-"""A captioner and a grounder without a model, for the run loop: quick, and strict.
+"""A captioner and a grounder without a model, for the run loop: quick and strict.
 
-What they say of an image depends on every image of its batch, as greedy decoding does
-in the last digit, so that a batch packed differently shows in the output.
+The caption of an image depends on every image of its batch, as greedy decoding does in
+the last digit, so that a batch grouped differently shows in the output.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import zlib
 import numpy as np
 
 MODEL_TYPES = ()
-DETECTORS = {}
+MODELS = {"fake_sidecars": "tiny"}
 
 
 class Captioner:
@@ -38,7 +38,7 @@ class Captioner:
     def _one(self, image, batch, prompt):
         if image.shape[0] == 17:  # never has a caption
             return " \n"
-        if image.shape[0] == 19 and prompt is None:  # has one only when asked again
+        if image.shape[0] == 19 and prompt is None:  # has one only at the second try
             return ""
         red, green, blue = image[0, 0]
         return f"a {red}-{green}-{blue} corner\nin batch {batch:08x}"
@@ -47,8 +47,8 @@ class Captioner:
 class Grounder:
     reader_threshold = 0.3
 
-    def __init__(self, model, *, detector, dtype, local_rank):
-        self.settings = {"id": f"fake-{model}", "adapter": detector}
+    def __init__(self, model, *, name, dtype, local_rank):
+        self.settings = {"id": f"fake-{model}", "adapter": name}
 
     def prepare(self, image):
         return image

@@ -9,10 +9,13 @@ import pytest
 from PIL import Image
 
 from item_jax import audit as audit_lib
-from item_jax.audit import audit, header, text
+from item_jax.audit import audit, text
 from item_jax.datasets import folder
+from item_jax.datasets.dataset import RecordList
+from item_jax.files import write_json
+from item_jax.headers import header
 from item_jax.perturb import encode_jpeg
-from item_jax.records import Record, write_json, write_records
+from item_jax.records import Record, write_records
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,7 @@ def save(root, pictures, label, suffix, *, generator="gan", size=(64, 64), **opt
 
 
 def audited(root, **options):
-    return audit(folder.index(root).records, root, **options)
+    return audit(RecordList(folder.label_folders(root).records, root), **options)
 
 
 def test_jpeg_reals_and_png_fakes_give_themselves_away(pictures, tmp_path):
@@ -125,7 +128,13 @@ def test_one_real_set_serves_several_generators(pictures, tmp_path):
     save(tmp_path, pictures, "real", "jpg", generator="laion")
     save(tmp_path, pictures, "fake", "png", generator="ldm")
     save(tmp_path, pictures, "fake", "jpg", generator="dalle")
-    result = audited(tmp_path, pairs={"ldm": "laion", "dalle": "laion"})
+    index = folder.label_folders(tmp_path)
+    sources = {"ldm": "laion", "dalle": "laion"}
+    assert index.real_sources == sources  # the only folder of reals alone
+    for facts in ({"real_sources": sources}, {"pairs": sources}, {}):
+        result = audit(RecordList(index.records, tmp_path, facts))
+        assert set(result["generators"]) == {"ldm", "dalle"}
+    assert audit(index.records, tmp_path, real_sources=sources) == result
     figures = {n: e["headers"]["all"] for n, e in result["generators"].items()}
     assert figures == {"dalle": pytest.approx(0.5, abs=0.05), "ldm": pytest.approx(1.0)}
     assert {e["real"]["n"] for e in result["generators"].values()} == {40}
@@ -150,7 +159,7 @@ def test_copies_empty_and_damaged_files(pictures, tmp_path):
     report = text(result)
     for words in (
         *("80 files", "78 read + 2 failed", "gan/fake/002.png: the file is empty"),
-        *("2 files are copies", "1 files stand under both labels", "next to empty"),
+        *("2 files are copies", "1 files have both labels", "almost empty"),
     ):
         assert words in report
 
@@ -182,6 +191,44 @@ def test_too_few_to_judge(pictures, tmp_path):
     assert "gan" in text(result)
 
 
+def test_a_generator_without_reals_is_named(pictures, tmp_path):
+    save(tmp_path, pictures, "fake", "png", generator="sd")
+    save(tmp_path, pictures, "fake", "png", generator="gan")
+    save(tmp_path, pictures, "real", "png", generator="gan")
+    result = audited(tmp_path)
+    assert result["warnings"][:1] == [
+        "sd: 40 fake files and no real ones to compare them with"
+    ]
+    lines = text(result).splitlines()
+    (line,) = (line for line in lines if line.startswith("sd "))
+    assert line.split()[:3] == ["sd", "fake", "40"]
+
+
+def test_a_loop_of_links_is_a_failure(pictures, tmp_path):
+    save(tmp_path, pictures[:4], "real", "png")
+    save(tmp_path, pictures[:4], "fake", "png")
+    (tmp_path / "gan/fake/loop.png").symlink_to(tmp_path / "gan/fake/loop.png")
+    result = audited(tmp_path)
+    (failure,) = result["failures"]
+    assert failure["key"] == "gan/fake/loop.png"
+    assert "Too many levels of symbolic links" in failure["error"]
+    assert "4 read + 1 failed" in text(result)
+
+
+def test_names_with_escapes_are_shown_and_not_sent(pictures, tmp_path):
+    save(tmp_path, pictures[:4], "fake", "png", generator="a\x1b[31m\nred")
+    (tmp_path / "a\x1b[31m\nred/fake/\x07.png").write_bytes(b"")
+    report = text(audited(tmp_path))
+    assert "\x1b" not in report and "\x07" not in report
+    assert "a\\x1b[31m\\nred" in report and "\\x07.png" in report
+
+
+def test_large_images_are_refused_by_the_limit_of_the_configuration(pictures, tmp_path):
+    save(tmp_path, pictures[:4], "fake", "png")
+    result = audited(tmp_path, max_pixels=64 * 64 - 1)
+    assert "at most 4,095 allowed" in result["failures"][0]["error"]
+
+
 def run(*arguments):
     return subprocess.run(
         [sys.executable, "-m", "item_jax", *map(str, arguments)],
@@ -207,16 +254,19 @@ def test_the_command(pictures, tmp_path):
     assert said["generators"]["gan"]["neutralised"]["all"] == pytest.approx(
         0.5, abs=0.05
     )
-    # Records instead of a folder's names, with pairs of their own.
+    # Records instead of the names of folders, with real sources of their own.
     lines = tmp_path / "records.jsonl"
     own = [
         Record(r.key, r.label, generator="photos" if r.label == "real" else "sd")
-        for r in folder.records(root)
+        for r in folder.label_folders(root).records
     ]
     write_records(lines, [*own, Record("gone.png", "fake", generator="sd")])
-    write_json(lines.with_suffix(".run.json"), {"pairs": {"sd": "photos"}})
+    write_json(
+        lines.with_suffix(".run.json"),
+        {"real_sources": {"sd": "photos"}, "images": str(root)},
+    )
     done = run("audit", root, "--records", lines)
     assert done.returncode == 1 and "failed: gone.png: no such file" in done.stdout
     assert "sd: headers alone reach AP" in done.stdout
     done = run("audit", root, "--config.neutralise.quality=200")
-    assert done.returncode == 2 and "allowed: 1 to 100" in done.stderr
+    assert done.returncode == 2 and "quality is 200; at most 100" in done.stderr

@@ -1,5 +1,7 @@
 """The four families: replicas of their whole trees, each file a link to a small one."""
 
+import dataclasses
+import importlib
 import json
 import os
 import shutil
@@ -11,6 +13,11 @@ import pytest
 from PIL import Image
 
 from item_jax.datasets import benchmarks, layout
+from item_jax.datasets.benchmarks import forensynths
+
+
+def read(root, name, **choice):
+    return layout.read_benchmark(root, benchmarks.get(name), **choice)
 
 
 def replica(top, name, split="test", suffix=".png"):
@@ -56,8 +63,8 @@ FORENSYNTHS = {
 
 
 def test_forensynths(tmp_path):
-    found = layout.index(replica(tmp_path / "f", "forensynths"), "forensynths")
-    assert not found.faults and not found.pairs
+    found = read(replica(tmp_path / "f", "forensynths"), "forensynths")
+    assert not found.faults and not found.real_sources
     assert len(found.records) == 90_329
     labels = Counter(r.label for r in found.records)
     assert labels == {"real": 45_169, "fake": 45_160}
@@ -79,11 +86,11 @@ def test_forensynths(tmp_path):
 
 
 def test_unifd(tmp_path):
-    found = layout.index(replica(tmp_path / "u", "unifd", suffix=".JPG"), "unifd")
+    found = read(replica(tmp_path / "u", "unifd", suffix=".JPG"), "unifd")
     assert not found.faults and len(found.records) == 10_000  # 8 tests, 10k files
     n = counts(found)
     assert n["imagenet", "real"] == n["laion", "real"] == n["dalle", "fake"] == 1000
-    assert found.pairs == {
+    assert found.real_sources == {
         "guided": "imagenet",
         **dict.fromkeys(
             (
@@ -101,24 +108,24 @@ def test_diffusionforensics(tmp_path):
     lsun = top / "images/test/lsun_bedroom"
     (lsun / "midjourney").rename(lsun / "midjouney")  # as a tar of the release has it
     shutil.rmtree(lsun / "sdv1")  # the new one is what is used
-    found = layout.index(top, name)
+    found = read(top, name)
     assert not found.faults
     n = counts(found)
     assert n["lsun_bedroom", "real"] == n["lsun_bedroom_adm", "fake"] == 1000
     assert n["lsun_bedroom_dalle2", "fake"] == 500
     assert n["lsun_bedroom_midjourney", "fake"] == 100
-    assert found.pairs["lsun_bedroom_midjourney"] == "lsun_bedroom"
-    assert found.pairs["imagenet_adm"] == "imagenet"
-    assert found.pairs["celebahq_if"] == "celebahq"
+    assert found.real_sources["lsun_bedroom_midjourney"] == "lsun_bedroom"
+    assert found.real_sources["imagenet_adm"] == "imagenet"
+    assert found.real_sources["celebahq_if"] == "celebahq"
     # Only the paper's nine, and one real set for all of them.
-    found = layout.index(top, name, generators=("paper",))
+    found = read(top, name, generators=("paper",))
     assert len({r.generator for r in found.records if r.label == "fake"}) == 9
     assert {r.generator for r in found.records if r.label == "real"} == {"lsun_bedroom"}
     assert not found.faults
 
 
 def test_genimage(tmp_path):
-    found = layout.index(replica(tmp_path / "g", "genimage"), "genimage")
+    found = read(replica(tmp_path / "g", "genimage"), "genimage")
     assert not found.faults and len(found.records) == 100_000
     n = counts(found)
     assert n["ADM", "real"] == n["ADM", "fake"] == 6000
@@ -134,11 +141,10 @@ def small(monkeypatch):
     """`small(name)` makes that family's table expect a fiftieth of the images."""
 
     def shrink(name):
-        table = benchmarks.get(name)
-        for place, count in table.counts.items():
-            table.counts[place] = max(1, count // 50)
-        monkeypatch.setattr(benchmarks, "_TABLES", {name: lambda: table})
-        return table
+        module = importlib.import_module(f"item_jax.datasets.benchmarks.{name}")
+        counts = {k: max(1, n // 50) for k, n in module.BENCHMARK.counts.items()}
+        table = dataclasses.replace(module.BENCHMARK, counts=counts)
+        monkeypatch.setattr(module, "BENCHMARK", table)
 
     return shrink
 
@@ -156,7 +162,7 @@ def test_what_is_wrong_is_said_by_name(small, tmp_path):
     (sets / "laion/0_real/00007.png").write_bytes(b"")
     (sets / "extra").mkdir()
     shutil.copy(sets / "laion/0_real/00001.png", sets / "extra/1.png")
-    found = layout.index(top, "unifd")
+    found = read(top, "unifd")
     assert found.faults == [
         "ldm_200 (test): missing or empty: diffusion_datasets/ldm_200/1_fake",
         "guided (test): too many: 21 fake images, 20 expected",
@@ -166,7 +172,7 @@ def test_what_is_wrong_is_said_by_name(small, tmp_path):
     assert "1 below diffusion_datasets" in found.notes[-1]
     assert len(found.records) == 180
     # What is not asked for is not missed.
-    assert not layout.index(top, "unifd", generators=["glide_50_27"]).faults[1:]
+    assert not read(top, "unifd", generators=["glide_50_27"]).faults[1:]
 
 
 def test_the_odd_class_is_named(small, tmp_path):
@@ -174,7 +180,7 @@ def test_the_odd_class_is_named(small, tmp_path):
     top = replica(tmp_path / "f", "forensynths")
     (top / "test/progan/cow/1_fake/00001.png").unlink()
     shutil.rmtree(top / "test/stylegan/cat/0_real")
-    found = layout.index(top, "forensynths")
+    found = read(top, "forensynths")
     assert found.faults[0] == (
         "stylegan (test): missing or empty: test/stylegan/cat/0_real"
     )
@@ -198,8 +204,8 @@ def test_the_odd_class_is_named(small, tmp_path):
 )
 def test_a_folder_of_the_tree_will_do(small, tmp_path, name, top):
     small(name)
-    whole = layout.index(replica(tmp_path / "x", name), name)
-    part = layout.index(tmp_path / "x" / top, name)
+    whole = read(replica(tmp_path / "x", name), name)
+    part = read(tmp_path / "x" / top, name)
     below = {r.key: r for r in whole.records if r.key.startswith(f"{top}/")}
     assert len(part.records) == len(below)
     for record in part.records:
@@ -215,8 +221,8 @@ def test_a_folder_that_could_be_several_is_asked_about(tmp_path):
             Image.new("RGB", (4, 4)).save(folder / "1.png")
     (tmp_path / "test").rename(tmp_path / "unnamed")
     with pytest.raises(ValueError, match="could be any of .* test, val, train"):
-        layout.index(tmp_path / "unnamed", "forensynths")
-    found = layout.index(tmp_path / "train", "forensynths", train_subset="all")
+        read(tmp_path / "unnamed", "forensynths")
+    found = read(tmp_path / "train", "forensynths", train_subset="all")
     assert {r.split for r in found.records} == {"train"}  # by the folder's own name
 
 
@@ -236,14 +242,20 @@ def test_something_else_altogether(tmp_path):
 def test_names_are_checked(small, tmp_path):
     small("genimage")
     top = replica(tmp_path / "g", "genimage")
-    with pytest.raises(ValueError, match="no generator 'glyde'.*Did you mean 'glide'"):
-        layout.index(top, "genimage", generators=["glyde"])
-    with pytest.raises(ValueError, match="no split 'tset'.*Did you mean 'test'"):
-        layout.index(top, "genimage", split="tset")
-    with pytest.raises(ValueError, match="subset 'adm-4000'.*Did you mean 'adm-40000'"):
-        layout.index(top, "genimage", train_subset="adm-4000")
+    with pytest.raises(
+        ValueError, match="generator of genimage 'glyde'.* mean 'glide'"
+    ):
+        read(top, "genimage", generators=["glyde"])
+    with pytest.raises(
+        ValueError, match="split of genimage 'tset'.*Did you mean 'test'"
+    ):
+        read(top, "genimage", split="tset")
+    with pytest.raises(
+        ValueError, match="training subset of genimage 'adm-4000'.*'adm-40000'"
+    ):
+        read(top, "genimage", train_subset="adm-4000")
     with pytest.raises(ValueError, match="is of split 'train'"):
-        layout.index(top, "genimage", split="train")
+        read(top, "genimage", split="train")
 
 
 @pytest.fixture
@@ -251,7 +263,7 @@ def progan(tmp_path):
     """A training set with 30 images of every class and label."""
     image = tmp_path / "1.png"
     Image.new("RGB", (4, 4)).save(image)
-    for name in benchmarks.LSUN:
+    for name in forensynths.LSUN:
         for label in ("0_real", "1_fake"):
             folder = tmp_path / "train/progan" / name / label
             folder.mkdir(parents=True)
@@ -262,32 +274,34 @@ def progan(tmp_path):
 
 
 def test_the_training_subset_is_chosen_by_hash(progan, monkeypatch, tmp_path):
-    assert benchmarks.SUBSETS["progan-20x2000"].each * 20 == 40_000
-    assert benchmarks.SUBSETS["progan-4x10000"].each * 4 == 40_000
-    few = benchmarks.Subset("forensynths", "progan", tuple(benchmarks.LSUN), 10)
-    four = benchmarks.Subset(
-        "forensynths", "progan", ("car", "cat", "chair", "horse"), 20
+    published = forensynths.BENCHMARK.subsets
+    assert published["progan-20x2000"].each * 20 == 40_000
+    assert published["progan-4x10000"].each * 4 == 40_000
+    assert benchmarks.get("genimage").subsets["adm-40000"].each == 40_000
+    few = benchmarks.Subset("progan", tuple(forensynths.LSUN), 10)
+    four = benchmarks.Subset("progan", ("car", "cat", "chair", "horse"), 20)
+    table = dataclasses.replace(
+        forensynths.BENCHMARK, subsets={"progan-20x2000": few, "progan-4x10000": four}
     )
-    monkeypatch.setitem(benchmarks.SUBSETS, "progan-20x2000", few)
-    monkeypatch.setitem(benchmarks.SUBSETS, "progan-4x10000", four)
-    found = layout.index(progan, "forensynths")
+    monkeypatch.setattr(forensynths, "BENCHMARK", table)
+    found = read(progan, "forensynths")
     assert found.settings["train_subset"] == "progan-20x2000" and not found.faults
     each = Counter(r.key.rpartition("/")[0] for r in found.records)
     assert len(each) == 40 and set(each.values()) == {10}
     # The same images wherever the root is, and not the first by name.
     keys = {r.key for r in found.records}
-    again = layout.index(progan / "train", "forensynths")
+    again = read(progan / "train", "forensynths")
     assert {f"train/{r.key}" for r in again.records} == keys
     assert keys != {f"{folder}/{i}.png" for folder in each for i in range(10)}
-    found = layout.index(progan, "forensynths", train_subset="progan-4x10000")
+    found = read(progan, "forensynths", train_subset="progan-4x10000")
     assert Counter(r.label for r in found.records) == {"real": 80, "fake": 80}
     assert {r.key.split("/")[2] for r in found.records} == set(four.classes)
-    everything = layout.index(progan, "forensynths", train_subset="all")
+    everything = read(progan, "forensynths", train_subset="all")
     assert len(everything.records) == 1200
 
 
 def test_a_short_training_class_is_named(progan):
-    found = layout.index(progan, "forensynths", train_subset="progan-4x10000")
+    found = read(progan, "forensynths", train_subset="progan-4x10000")
     assert len(found.records) == 240
     assert found.faults[0] == (
         "progan (train): short: 30 images in train/progan/car/0_real, 10,000 wanted of "
@@ -312,7 +326,7 @@ def test_the_command_says_it_and_writes_it(tmp_path):
     assert len(out.read_text().splitlines()) == 10_000
     assert "dalle         test, against the real images of laion" in done.stdout
     said = json.loads(out.with_suffix(".run.json").read_text())
-    assert said["pairs"]["guided"] == "imagenet"
+    assert said["real_sources"]["guided"] == "imagenet"
     assert said["index"]["benchmark"] == "unifd" and said["index"]["faults"] == []
     shutil.rmtree(top / "diffusion_datasets/dalle")
     (top / "diffusion_datasets/ldm_100/1_fake/00000.png").unlink()

@@ -13,12 +13,10 @@ import torch
 import transformers
 from PIL import Image
 
-import caption
-import captioners.chat
-import sidecar_models as models
-from captioners import PRESETS
-from captioners.chat import first_sentence
-from item_jax import records
+from item_jax import files
+from item_sidecars import caption, models
+from item_sidecars.captioners import PRESETS, chat
+from item_sidecars.captioners.chat import first_sentence
 
 ROOT = Path(__file__).parent.parent
 
@@ -62,7 +60,7 @@ def arguments(images, out, model, *more):
 
 def make(model, **changes):
     more = [w for k, v in changes.items() for w in (f"--{k}", v)]
-    return caption.captioner_of(arguments(".", "out", model, *more))
+    return caption.load_captioner(arguments(".", "out", model, *more))
 
 
 def noise(count=4):
@@ -74,20 +72,20 @@ def noise(count=4):
 
 
 def rows(path):
-    return [row for _, row in records.read_json_lines(path)]
+    return [row for _, row in files.read_json_lines(path)]
 
 
 def test_a_folder_is_captioned(checkpoint, pictures, tmp_path):
     """Rows, settings, and the same bytes again, also after a kill in a shard."""
     name, model = checkpoint
     out = tmp_path / "out"
-    assert caption.main(arguments(pictures, out, model)) == 0
+    assert caption.caption(arguments(pictures, out, model)) == 0
     found = rows(out / "captions.jsonl")
     assert [r["key"] for r in found] == [f"{i:02d}.png" for i in range(11)]
     bad = found.pop(5)
-    assert bad["status"] == "error" and "ImageError" in bad["error"]
+    assert bad["status"] == "failed" and "ImageError" in bad["error"]
     for row in found:
-        assert row["status"] == "ok" or "empty" in row["error"]
+        assert row["status"] == "done" or "empty" in row["error"]
     said = [r["caption"] for r in found if r["caption"]]
     # Words of the vocabulary: neither prefix, prompt nor special tokens are in there.
     assert set(" ".join(said).split()) <= {*tiny_sidecars.WORDS}
@@ -106,7 +104,7 @@ def test_a_folder_is_captioned(checkpoint, pictures, tmp_path):
         path.unlink()
     (parts / "part-00000.partial").write_bytes(b"".join(lines[:5]) + lines[5][:9])
     (out / "captions.jsonl").unlink()
-    assert caption.main(arguments(pictures, out, model)) == 0
+    assert caption.caption(arguments(pictures, out, model)) == 0
     assert (out / "captions.jsonl").read_bytes() == whole
 
 
@@ -277,10 +275,11 @@ def test_the_commit_of_a_hub_model_is_recorded(tmp_path):
     (stored / "refs").mkdir()
     (stored / "refs" / "main").write_text(commit)
     code = (
-        "import caption\n"
+        "import caption as _\n"
+        "from item_sidecars import caption\n"
         f"for name in ('some/blip', 'some/blip@main', 'some/blip@{commit}'):\n"
         "    words = ['--images', '.', '--out', 'o', '--model', name]\n"
-        "    made = caption.captioner_of(caption.parser().parse_args(words))\n"
+        "    made = caption.load_captioner(caption.parser().parse_args(words))\n"
         "    print(made.settings['id'], made.settings['revision'])"
     )
     paths = os.pathsep.join((str(ROOT), str(ROOT / "scripts")))
@@ -335,6 +334,6 @@ def test_help_shows_an_example():
 
 
 def test_the_papers_prompt_is_spelt_right():
-    assert captioners.chat.PROMPT == (
+    assert chat.PROMPT == (
         "Please generate a one-sentence caption for the input image."
     )

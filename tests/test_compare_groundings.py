@@ -1,12 +1,11 @@
-"""Two grounders held against each other."""
+"""Two grounders compared."""
 
 import json
 
 import pytest
 
 import compare_groundings
-import sidecar_run as sidecar
-from item_jax.records import write_json_lines
+from item_jax.files import write_json_lines
 
 
 def test_groundings_are_compared_phrase_by_phrase(tmp_path, capsys):
@@ -17,7 +16,7 @@ def test_groundings_are_compared_phrase_by_phrase(tmp_path, capsys):
     phrases = [{"phrase": "x", "span": s} for s in spans]
     left, right = [0, 0, 0.5, 1], [0.5, 0, 1, 1]
     a, b = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
-    failed = {"key": "bad", "phrases": [], "objects": [], "status": "error"}
+    failed = {"key": "bad", "phrases": [], "objects": [], "status": "failed"}
     write_json_lines(
         a,
         [
@@ -55,7 +54,7 @@ def test_groundings_are_compared_phrase_by_phrase(tmp_path, capsys):
     out = tmp_path / "out.json"
     words = [str(a), str(b), "--threshold-a", "0.5", "--json", str(out)]
     arguments = compare_groundings.parser().parse_args(words)
-    assert compare_groundings.main(arguments) == 0
+    assert compare_groundings.compare_files(arguments) == 0
     result = json.loads(out.read_text())
     assert result["iou_mean"] == pytest.approx(0.4)
     assert {k: v for k, v in result.items() if not k.startswith("iou")} == {
@@ -64,6 +63,39 @@ def test_groundings_are_compared_phrase_by_phrase(tmp_path, capsys):
     }
     assert "agreement 50.0%" in capsys.readouterr().out
     write_json_lines(b, [{"key": "1", "phrases": [{"phrase": "x"}], "objects": []}])
-    with pytest.raises(ValueError, match="line 1: KeyError"):
-        compare_groundings.main(arguments)
-    assert sidecar.guarded(compare_groundings.main, arguments) == 2
+    with pytest.raises(ValueError, match="line 1: 'span' is missing"):
+        compare_groundings.compare_files(arguments)
+    assert compare_groundings.main(words) == 2
+
+
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ("[]", "expected a JSON object"),
+        ('{"key": "1"}', "'phrases' is missing"),
+        ('{"key": 1, "phrases": []}', "'key' is 1"),
+        ('{"key": "1", "phrases": [3], "objects": []}', "'span' is missing"),
+        ('{"key": "1", "phrases": [{"span": [0]}], "objects": []}', r"'span' is \[0\]"),
+        ('{"key": "1", "phrases": [], "objects": [{"span": [0, 1]}]}', "phrase"),
+        ('{"key": "1", "status": "okay"}', "unknown status 'okay'"),
+    ],
+)
+def test_a_damaged_line_is_named(tmp_path, line, words, capsys):
+    """E4, E7."""
+    path = tmp_path / "a.jsonl"
+    path.write_text(line)
+    assert compare_groundings.main([str(path), str(path)]) == 2
+    with pytest.raises(ValueError, match=f"a.jsonl, line 1: .*{words}"):
+        compare_groundings.best_boxes(path, 0.3)
+    assert "line 1" in capsys.readouterr().err
+
+
+def test_files_of_an_older_version_are_read(tmp_path):
+    path = tmp_path / "a.jsonl"
+    phrases = [{"phrase": "x", "span": [0, 1]}]
+    rows = [
+        {"key": key, "phrases": phrases, "objects": [], "status": status}
+        for key, status in (("1", "ok"), ("2", "error"), ("3", "done"), ("4", "failed"))
+    ]
+    write_json_lines(path, rows)
+    assert [key for key, *_ in compare_groundings.best_boxes(path, 0.3)] == ["1", "3"]

@@ -2,14 +2,13 @@ import dataclasses
 
 import numpy as np
 import pytest
+from PIL import Image
 
-import random_clip
-from item_jax import ItemDetector, images, plots, views
+from item_jax import ItemDetector, images, plots, testing, views
 from item_jax.embed import embed_records
-from item_jax.evaluate import score
 from item_jax.records import Record
-from item_jax.towers.load import load_towers
-from item_jax.train import train_heads
+from item_jax.towers.towers import Towers, load_towers
+from item_jax.train import train
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +21,7 @@ def trained(photos, towers, tmp_path_factory):
     root, records = photos
     folder = tmp_path_factory.mktemp("trained")
     cache = embed_records(records, towers, c, images=root, folder=folder / "e")
-    train_heads(cache, c, workdir=folder)
+    train(cache, c, workdir=folder)
     return cache, folder / "head"
 
 
@@ -32,7 +31,7 @@ def test_predictions_are_the_evaluations_scores(trained, photos):
     root, records = photos
     detector = ItemDetector.from_pretrained(folder)  # finds its towers by itself
     predictions = detector.predict(records, images=root)
-    expected = np.concatenate([score(detector.head, e) for e, _ in cache.shards()])
+    expected = np.concatenate([detector.method.score(e) for e, _ in cache])
     assert [p.key for p in predictions] == [r.key for r in records]
     np.testing.assert_allclose([p.p_fake for p in predictions], expected, atol=1e-5)
     for p, record in zip(predictions, records):
@@ -56,17 +55,24 @@ def test_failures_keep_their_place(trained, photos):
     assert gone.p_fake is None and gone.error.startswith("image: ")
     assert silent.error == "caption: the record has none"
     assert detector.predict([], images=root) == []
-    with pytest.raises(ValueError, match="gone.jpg: image: "):
-        detector.explain(odd[0], images=root)
+    assert detector.explain([], images=root) == []
+    gone, good, silent = detector.explain(odd, images=root)
+    assert gone.prediction.error.startswith("image: ") and gone.objects == ()
+    assert gone.p_fake_without_global is None
+    (alone,) = detector.predict(records[0], images=root)
+    assert good.prediction.p_fake == pytest.approx(alone.p_fake, abs=1e-5)
+    with pytest.raises(ValueError, match="nothing to draw: image: "):
+        plots.evidence(images.read_image(root, records[0].key), gone)
 
 
 def test_evidence_is_the_score_without_the_part(trained, photos):
     _, folder = trained
     root, records = photos
     detector = ItemDetector.from_pretrained(folder)
-    for record in records[:4]:  # 0 to 3 objects
-        e = detector.explain(record, images=root)
-        assert e.prediction == detector.predict([record], images=root)[0]
+    for record, e in zip(records, detector.explain(records[:4], images=root)):
+        (alone,) = detector.predict([record], images=root)
+        assert e.prediction.p_fake == pytest.approx(alone.p_fake, abs=1e-5)
+        assert e.prediction.objects == alone.objects
         assert len(e.objects) == len(record.objects)
         for i, entry in enumerate(e.objects):
             assert entry.object == record.objects[i]
@@ -85,13 +91,13 @@ def test_evidence_is_the_score_without_the_part(trained, photos):
 def test_without_global_and_without_objects(trained, photos):
     _, folder = trained
     root, records = photos
-    e = ItemDetector.from_pretrained(folder).explain(records[3], images=root)
+    [e] = ItemDetector.from_pretrained(folder).explain(records[3], images=root)
     for weight, expected in (
         ("w1", e.p_fake_without_global),
         ("w2", e.p_fake_without_objects),
     ):
         detector = ItemDetector.from_pretrained(folder)
-        detector.head.config["misalignment"][weight] = 0.0
+        detector.method.state["misalignment"][weight] = 0.0
         (p,) = detector.predict([records[3]], images=root)
         assert p.p_fake == pytest.approx(expected, abs=1e-5)
 
@@ -99,7 +105,8 @@ def test_without_global_and_without_objects(trained, photos):
 def test_the_evidence_is_drawn(trained, photos):
     _, folder = trained
     root, records = photos
-    explanation = ItemDetector.from_pretrained(folder).explain(records[2], images=root)
+    detector = ItemDetector.from_pretrained(folder)
+    [explanation] = detector.explain(records[2], images=root)
     figure = plots.evidence(images.read_image(root, records[2].key), explanation)
     labels = [t.get_text() for t in figure.axes[1].get_yticklabels()]
     assert len(figure.axes[0].patches) == 2
@@ -117,12 +124,142 @@ def test_saved_again(trained, photos, tmp_path):
 
 def test_towers_that_do_not_fit_are_refused(trained, tmp_path):
     _, folder = trained
-    random_clip.save_random_clip(tmp_path / "other", "tiny", seed=1)
-    with pytest.raises(ValueError, match="checkpoint_sha256: the head has"):
+    testing.save_random_clip(tmp_path / "other", "tiny", seed=1)
+    with pytest.raises(ValueError, match="checkpoint_sha256: item has"):
         ItemDetector.from_pretrained(folder, towers=tmp_path / "other")
     towers = load_towers(tmp_path / "other")
     towers.config = dataclasses.replace(towers.config, embed_dim=768)
-    with pytest.raises(ValueError, match="width 32 .*found width 768"):
+    with pytest.raises(ValueError, match="embed_dim: item has 32, found 768"):
         ItemDetector.from_pretrained(folder, towers=towers)
-    with pytest.raises(ValueError, match="no folder, no repository id"):
+    with pytest.raises(ValueError, match="neither a folder nor a repository id"):
         ItemDetector.from_pretrained(tmp_path / "nowhere")
+
+
+def test_paths_pictures_and_arrays_with_captions(trained, photos, monkeypatch):
+    _, folder = trained
+    root, records = photos
+    detector = ItemDetector.from_pretrained(folder)
+    some = [dataclasses.replace(r, objects=()) for r in records[:3]]
+    expected = [p.p_fake for p in detector.predict(some, images=root)]
+    captions = [r.caption for r in some]
+    paths = [root / r.key for r in some]
+    pictures = [Image.open(path) for path in paths]
+    arrays = [images.read_image(root, r.key) for r in some]
+    for inputs in (paths, [str(p) for p in paths], pictures, arrays):
+        found = detector.predict(inputs, captions=captions)
+        np.testing.assert_allclose([p.p_fake for p in found], expected, atol=1e-6)
+        assert [p.caption for p in found] == captions
+    monkeypatch.chdir(root)
+    [one] = detector.predict(some[0].key, captions=captions[0])
+    assert one.key == some[0].key and one.p_fake == pytest.approx(expected[0])
+    for picture in pictures:
+        picture.close()
+
+
+def test_wrong_inputs_say_what_to_pass(trained, photos):
+    _, folder = trained
+    root, records = photos
+    detector = ItemDetector.from_pretrained(folder)
+    with pytest.raises(ValueError, match=r'captions=\["a dog on a beach"\]'):
+        detector.predict("x.jpg")
+    with pytest.raises(ValueError, match="2 images need as many captions, found 1"):
+        detector.predict(["x.jpg", "y.jpg"], captions=["a dog"])
+    with pytest.raises(ValueError, match="found int"):
+        detector.predict([3], captions=["a dog"])
+    with pytest.raises(ValueError, match="found both kinds"):
+        detector.predict([records[0], "x.jpg"])
+    with pytest.raises(ValueError, match="images=FOLDER"):
+        detector.predict(records)
+    with pytest.raises(ValueError, match="a record has its own caption"):
+        detector.predict(records, images=root, captions=["x"])
+
+
+def test_each_image_is_decoded_and_embedded_once(trained, photos, monkeypatch):
+    _, folder = trained
+    root, records = photos
+    detector = ItemDetector.from_pretrained(folder)
+    decoded, embedded = [], []
+    decode, encoder = images.decode, detector.towers.image_encoder
+
+    def counted_decode(data, **options):
+        decoded.append(len(data))
+        return decode(data, **options)
+
+    class Counted:
+        def __init__(self, inner):
+            self.inner, self.batch_size = inner, inner.batch_size
+
+        def stream(self, batches):
+            def noted():
+                for batch in batches:
+                    embedded.append(len(batch))
+                    yield batch
+
+            return self.inner.stream(noted())
+
+    monkeypatch.setattr(images, "decode", counted_decode)
+    monkeypatch.setattr(
+        detector.towers, "image_encoder", lambda **o: Counted(encoder(**o))
+    )
+    detector.explain(records, images=root)
+    assert len(decoded) == len(records)
+    assert sum(embedded) == len(records) + sum(len(r.objects) for r in records)
+
+
+def test_towers_of_somebody_elses_make(trained, photos):
+    """An object with the attributes that embed.py needs, and no more."""
+    _, folder = trained
+    root, records = photos
+    ours = ItemDetector.from_pretrained(folder)
+    names = (
+        *("name", "family", "dtype", "embed_dim", "image_size", "checkpoint_sha256"),
+        *("image_encoder", "embed_text"),
+    )
+
+    class Theirs:
+        pass
+
+    theirs = Theirs()
+    for name in names:
+        setattr(theirs, name, getattr(ours.towers, name))
+    assert not isinstance(theirs, Towers)
+    other = ItemDetector.from_pretrained(folder, towers=theirs)
+    assert other.predict(records, images=root) == ours.predict(records, images=root)
+
+
+def test_a_moved_tower_is_asked_for(trained, tmp_path, tiny_clip):
+    import json
+    import shutil
+
+    _, folder = trained
+    shutil.copytree(folder, tmp_path / "head")
+    path = tmp_path / "head/config.json"
+    config = json.loads(path.read_text())
+    config["embedding"]["tower"]["name"] = "/moved/away"
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="say where .--towers; in Python towers="):
+        ItemDetector.from_pretrained(tmp_path / "head")
+    assert ItemDetector.from_pretrained(tmp_path / "head", towers=tiny_clip[0])
+
+
+def test_another_dtype_than_the_trainings_is_a_warning(trained):
+    _, folder = trained
+    detector = ItemDetector.from_pretrained(folder, dtype="bfloat16")
+    assert detector.warnings == ["dtype: item has 'float32', found 'bfloat16'"]
+
+
+def test_a_verdict_does_not_load_scikit_learn(trained):
+    import subprocess
+    import sys
+
+    _, folder = trained
+    code = (
+        "import sys, item_jax\n"
+        f"item_jax.ItemDetector.from_pretrained({str(folder)!r})\n"
+        "print(*(m for m in ('sklearn', 'torch', 'tensorflow_datasets', 'matplotlib') "
+        "if m in sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == []

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def start(count, *words):
-    """Starts a verb in `count` processes with one emulated device each."""
+    """Starts a command in `count` processes with one emulated device each."""
     with socket.socket() as s:
         s.bind(("localhost", 0))
         port = s.getsockname()[1]
@@ -40,7 +40,7 @@ def start(count, *words):
 
 
 def run(count, *words):
-    """Runs a verb to its end and returns what each process printed."""
+    """Runs a command to its end and returns what each process printed."""
     runs = start(count, *words)
     outputs = [r.communicate(timeout=300) for r in runs]
     for r, (_, error) in zip(runs, outputs):
@@ -53,18 +53,20 @@ def stages(count, photos, clip, folder):
     root, records = photos
     folder.mkdir()
     write_records(folder / "records.jsonl", records)
-    options = (
-        *("--workdir", folder, f"--config.tower={clip}"),
-        f"--config.data.images={root}",
-        *("--config.embed.shard_size=5", "--config.embed.batch_size=8"),
-        *("--config.train.epochs=4", "--config.train.checkpoint_every=2"),
-    )
-    for verb in ("embed", "train", "evaluate"):
-        outputs = run(count, verb, *options)
+    commands = {
+        "embed": (
+            *(f"--config.tower={clip}", f"--config.data.images={root}"),
+            *("--config.embed.shard_size=5", "--config.embed.batch_size=8"),
+        ),
+        "train": ("--config.train.epochs=4", "--config.train.checkpoint_every=2"),
+        "evaluate": (),
+    }
+    for command, options in commands.items():
+        outputs = run(count, command, "--workdir", folder, *options)
         assert outputs[0] and not any(outputs[1:]), "process 0 alone speaks"
     found = {}
-    for name in ("embeddings", "head"):
-        for path in sorted((folder / name).iterdir()):
+    for name in ("embeddings", "head", "methods"):
+        for path in sorted((folder / name).rglob("*.*")):
             found[f"{name}/{path.name}"] = path.read_bytes()
     found["scores"] = (folder / "results/scores.csv").read_text()
     return found

@@ -13,7 +13,8 @@ from PIL import Image
 
 from item_jax import images, pipeline, views
 from item_jax.cache import EmbeddingCache
-from item_jax.embed import embed_items, embed_records
+from item_jax.datasets.dataset import RecordList
+from item_jax.embed import embed_images, embed_records
 from item_jax.records import Object, Record, write_records
 
 
@@ -22,7 +23,7 @@ def contents(folder):
 
 
 def everything(cache):
-    parts = [embeddings.arrays() for embeddings, _ in cache.shards()]
+    parts = [embeddings.arrays() for embeddings, _ in cache]
     names = ("image_emb", "text_emb", "object_emb", "phrase_emb")
     return {name: np.concatenate([p[name] for p in parts]) for name in names}
 
@@ -33,10 +34,10 @@ def test_the_cache_holds_what_the_towers_say(photos, towers, config, tmp_path):
     cache = embed_records(records, towers, config, images=root, folder=tmp_path / "e")
     assert cache.counts() == {"in": 24, "done": 24, "failed": 0}
     assert cache.manifest["shards"] == 3
-    rows = [row for embeddings, _ in cache.shards() for row in embeddings.rows]
+    rows = [row for embeddings, _ in cache for row in embeddings.rows]
     assert [row["key"] for row in rows] == [r.key for r in records]
     n = 0
-    for embeddings, _ in cache.shards():
+    for embeddings, _ in cache:
         for i in range(len(embeddings)):
             record = records[n]
             n += 1
@@ -97,7 +98,7 @@ def test_failures_are_rows_and_counts_add_up(photos, towers, config, tmp_path):
         changed, towers, config, images=broken, folder=tmp_path / "bad"
     )
     assert cache.counts() == {"in": 24, "done": 20, "failed": 4}
-    failures = {row["key"]: row["error"] for row in cache.failures()}
+    failures = {row["key"]: row["error"] for row in cache.summary()[1]}
     assert list(failures) == [records[i].key for i in (3, 5, 8, 9)]
     three, five, eight, nine = failures.values()
     assert three.startswith("image: ") and five.startswith("image: ")
@@ -158,7 +159,7 @@ def test_long_captions_are_cut_and_counted(photos, towers, config, tmp_path):
     root, records = photos
     records = [dataclasses.replace(records[0], caption="word " * 80), records[1]]
     cache = embed_records(records, towers, config, images=root, folder=tmp_path / "e")
-    (embeddings, _), *_ = cache.shards()
+    (embeddings, _), *_ = list(cache)
     assert [row["caption_truncated"] for row in embeddings.rows] == [True, False]
 
 
@@ -170,15 +171,15 @@ def test_other_settings_are_refused_by_field(photos, towers, config, tmp_path):
     config.data.max_objects = 1
     with pytest.raises(
         ValueError,
-        match="geometry was 'item' and is 'clip'; max_objects was 10 and is 1",
+        match="max_objects was 10 and is 1; views.geometry was 'item' and is 'clip'",
     ):
         embed_records(records[:3], towers, config, **options)
     config.views.geometry, config.data.max_objects = "item", 10
     with pytest.raises(ValueError, match="records_sha256 was"):
         embed_records(records[:2], towers, config, **options)
-    with pytest.raises(ValueError, match="grounder was None and is 'glip'"):
+    with pytest.raises(ValueError, match="grounder.id was None and is 'glip'"):
         embed_records(
-            records[:3], towers, config, sidecars={"grounder": "glip"}, **options
+            records[:3], towers, config, facts={"grounder": {"id": "glip"}}, **options
         )
     embed_records(records[:3], towers, config, **options)  # the same is welcome
 
@@ -232,10 +233,10 @@ def test_a_damaged_shard_is_named(photos, towers, config, tmp_path):
     path = folder / "shard-00001.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ValueError, match="shard-00001.safetensors is damaged"):
-        cache.counts()
+        list(cache)
     path = folder / "shard-00000.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
-    with pytest.raises(ValueError, match="holds 10 embeddings for 9 rows"):
+    with pytest.raises(ValueError, match="shard-00000.jsonl has 9 rows, expected 10"):
         cache.read(0)
     with pytest.raises(ValueError, match="no embedding cache"):
         EmbeddingCache(tmp_path)
@@ -282,7 +283,9 @@ def test_every_record_once_and_in_order(photos, config):
     many = [dataclasses.replace(records[i % 24], label=None) for i in range(101)]
     for threads in (1, 3, 8):
         config.embed.threads = threads
-        items = list(pipeline.stream(many, root=root, config=config, image_size=32))
+        items = list(
+            pipeline.stream(RecordList(many, root), config=config, image_size=32)
+        )
         assert [item.record.key for item in items] == [r.key for r in many]
 
 
@@ -295,12 +298,16 @@ def test_thresholds_choose_the_objects(photos, config, tmp_path):
         Object(f"o{i}", b, s) for i, (b, s) in enumerate(zip(boxes, scores))
     )
     record = Record("a.png", caption="x", objects=objects)
-    item = pipeline.load(record, root=tmp_path, config=config, image_size=32)
+    item = pipeline.load(
+        RecordList([record], tmp_path), 0, config=config, image_size=32
+    )
     # o1 is under the threshold of 0.3, o4 is 5 pixels wide.
     assert [o.phrase for o in item.objects] == ["o2", "o0", "o3"]
     assert item.views.shape == (4, 32, 32, 3)
     config.data.max_objects = 2
-    item = pipeline.load(record, root=tmp_path, config=config, image_size=32)
+    item = pipeline.load(
+        RecordList([record], tmp_path), 0, config=config, image_size=32
+    )
     assert [o.phrase for o in item.objects] == ["o2"]  # o4 was second by score
 
 
@@ -309,7 +316,7 @@ def test_perturbation_comes_before_the_crop(photos, config, towers):
     config.perturb.name, config.perturb.severity = "blur", 2
     from item_jax.perturb import perturb
 
-    item = pipeline.load(records[0], root=root, config=config, image_size=32)
+    item = pipeline.load(RecordList(records, root), 0, config=config, image_size=32)
     image = images.read_image(root, records[0].key)
     blurred = perturb(image, "blur", 2, key=records[0].key)
     np.testing.assert_array_equal(item.views[0], views.center_crop(blurred, 32))
@@ -325,7 +332,7 @@ def test_packing_fills_every_batch_but_the_last():
 
 
 def test_nothing_at_all(towers, config):
-    embeddings, rows = embed_items([], towers, config)
+    embeddings, rows = embed_images([], towers, config)
     assert len(embeddings) == 0 and rows == []
     assert embeddings.object_offsets.tolist() == [0]
     assert embeddings.misalignment(config).shape == (0, 32)
@@ -347,6 +354,7 @@ def test_wrong_settings_do_not_begin_a_cache(photos, towers, config, tmp_path):
         (lambda c: c.views.update(object_crop="covr"), "Did you mean 'cover'"),
         (lambda c: c.perturb.update(name="noise"), "severity 0"),
         (lambda c: c.neutralise.update(quality=101), "101"),
+        (lambda c: c.embed.update(storage="float23"), "Did you mean 'float32'"),
     ):
         changed = config.copy_and_resolve_references()
         change(changed)
@@ -364,5 +372,7 @@ def test_an_image_too_long_for_a_perturbation_is_a_failure_row(config, tmp_path)
     Image.new("RGB", (70_000, 20)).save(tmp_path / "long.png")
     config.perturb.name, config.perturb.severity = "jpeg", 1
     record = Record("long.png", caption="a line")
-    item = pipeline.load(record, root=tmp_path, config=config, image_size=32)
+    item = pipeline.load(
+        RecordList([record], tmp_path), 0, config=config, image_size=32
+    )
     assert item.error.startswith("image: 'long.png': ") and len(item.views) == 0

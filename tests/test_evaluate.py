@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from item_jax import baselines, evaluate, plots
+from item_jax import evaluate, plots
 from item_jax.cache import EmbeddingCache
 from item_jax.embed import embed_records
-from item_jax.evaluate import evaluate_heads
+from item_jax.evaluate import evaluate_methods
 from item_jax.records import Record
-from item_jax.train import train_heads
+from item_jax.train import fit_method, training_set
 
 
 @pytest.fixture(scope="module")
 def trained(photos, towers, tmp_path_factory):
-    """A cache with one image that fails, and two heads."""
+    """A cache with one image that fails, a head of two seeds, and the baselines."""
     from item_jax import config as config_lib
 
     c = config_lib.default()
@@ -28,12 +28,15 @@ def trained(photos, towers, tmp_path_factory):
     cache = embed_records(
         [*records, bad], towers, c, images=root, folder=folder / "embeddings"
     )
-    return cache, train_heads(cache, c, workdir=folder), c
+    data = training_set(cache, c)
+    fitted = {"head": fit_method("item", data, c)}
+    fitted |= {name: fit_method(name, data, c) for name in c.train.baselines}
+    return cache, fitted, c
 
 
 def test_figures_are_scikit_learns(trained, tmp_path):
-    cache, heads, config = trained
-    results = evaluate_heads(cache, heads, config, workdir=tmp_path)
+    cache, fitted, config = trained
+    results = evaluate_methods(cache, fitted, config, folder=tmp_path / "results")
     assert results["counts"] == {"in": 13, "done": 12, "failed": 1}
     assert [f["key"] for f in results["failures"]] == ["test/vae/1_fake/gone.png"]
     with open(tmp_path / "results/scores.csv", newline="") as f:
@@ -51,20 +54,23 @@ def test_figures_are_scikit_learns(trained, tmp_path):
         assert found["auc"] == pytest.approx(roc_auc_score(y, p))
         low, high = found["interval_95"]["auc"]
         assert 0 <= low <= found["auc"] <= high <= 1
-        constant = results["baselines"]["constant"]["generators"][name]
+        constant = results["methods"]["constant"]["generators"][name]
         assert constant["acc"] == pytest.approx((y == 0).mean())
         assert constant["auc"] == 0.5
     macro = np.mean([results["generators"][n]["ap"] for n in ("gan", "vae")])
     assert results["macro"]["ap"] == pytest.approx(macro)
-    assert results["seeds"]["n"] == 2
+    assert results["methods"]["head"]["seeds"]["n"] == 2
+    for name in config.train.baselines:
+        q = np.array([float(r[f"p_fake_{name}"]) for r in rows[:-1]])
+        assert ((q >= 0) & (q <= 1)).all()
     written = json.loads((tmp_path / "results/results.json").read_text())
     assert written == json.loads(json.dumps(results))
     assert written["config"]["train"]["epochs"] == 5
 
 
 def test_the_table_says_it_all(trained):
-    cache, heads, config = trained
-    text = evaluate.table(evaluate_heads(cache, heads, config))
+    cache, fitted, config = trained
+    text = evaluate.table(evaluate_methods(cache, fitted, config))
     for words in (
         *("generator", "vae*", "gan*", "macro average", "cosine", "caption"),
         *("13 images = 12 done + 1 failed", "gone.png: image: ", "over 2 seeds"),
@@ -72,108 +78,143 @@ def test_the_table_says_it_all(trained):
         assert words in text
 
 
-def test_threshold_is_strict(trained):
-    cache, heads, config = trained
-    results = evaluate_heads(cache, heads[:1], config)
+def test_the_threshold_is_the_methods_own_and_strict(trained):
+    cache, fitted, config = trained
     config = config.copy_and_resolve_references()
-    config.evaluate.threshold = 1.0  # nothing is above 1
     config.evaluate.bootstrap = 0
-    strict = evaluate_heads(cache, heads[:1], config)
+    results = evaluate_methods(cache, fitted, config)
+    one = fitted["head"][0]
+    sure = dataclasses.replace(one, config=one.config | {"threshold": 1.0})
+    strict = evaluate_methods(cache, {"head": [sure]}, config)  # nothing is above 1
     for name, figures in strict["generators"].items():
         assert figures["r_acc"] == 1 and figures["f_acc"] == 0
         assert figures["auc"] == results["generators"][name]["auc"]
         assert "interval_95" not in figures
-    assert "seeds" not in strict
+    assert "seeds" not in strict["methods"]["head"]
+    assert strict["methods"]["head"]["threshold"] == 1.0
+    assert "ACC at P(fake) > 1.0" in evaluate.table(strict)
 
 
 def test_one_class_only_is_undefined_not_wrong(trained, photos, towers, tmp_path):
-    _, heads, config = trained
+    _, fitted, config = trained
     root, records = photos
     fakes = [r for r in records if r.split == "test" and r.label == "fake"]
     unlabelled = [dataclasses.replace(fakes[0], label=None, key=records[0].key)]
     cache = embed_records(
         fakes + unlabelled, towers, config, images=root, folder=tmp_path
     )
-    results = evaluate_heads(cache, heads, config)
+    results = evaluate_methods(cache, fitted, config)
     for figures in results["generators"].values():
         assert figures["ap"] is None and figures["auc"] is None
         assert 0 <= figures["acc"] <= 1
     assert results["counts"]["done"] == 7  # the unlabelled one is scored, not judged
     assert sum(f["n"] for f in results["generators"].values()) == 6
-    assert list(results["baselines"]) == ["constant"]  # nothing to learn from
-    assert "macro average" in evaluate.table(results)
+    # A cache of test images alone: every method is there, none is fitted again.
+    assert list(results["methods"]) == ["head", *config.train.baselines]
+    for method in results["methods"].values():
+        assert method["macro"] == {}, "a group of one class is in no average"
+    assert results["single_class"] == {"gan": "fake", "vae": "fake"}
+    text = evaluate.table(results)
+    assert "warning: gan has only fake images" in text and "macro average" in text
 
 
 def test_other_embeddings_are_refused(trained, photos, towers, tmp_path):
-    cache, heads, config = trained
+    cache, fitted, config = trained
     root, records = photos
     config = config.copy_and_resolve_references()
     config.views.geometry = "clip"
     other = embed_records(records, towers, config, images=root, folder=tmp_path / "o")
-    with pytest.raises(ValueError, match="geometry: the head has 'item'.*'clip'"):
-        evaluate_heads(other, heads, config)
-    wide = dict(cache.manifest, embed_dim=768, towers="ViT-L-14")
+    with pytest.raises(
+        ValueError,
+        match="another kind.*views.geometry: head has 'item', found 'clip'",
+    ):
+        evaluate_methods(other, fitted, config)
+    tower = cache.embedding["tower"] | {"embed_dim": 768, "name": "ViT-L-14"}
+    wide = cache.manifest | {"embedding": cache.embedding | {"tower": tower}}
     (tmp_path / "wide").mkdir()
     (tmp_path / "wide/manifest.json").write_text(json.dumps(wide))
-    with pytest.raises(ValueError, match="width 32 .*found width 768 .ViT-L-14"):
-        evaluate_heads(EmbeddingCache(tmp_path / "wide"), heads, config)
-
-
-def test_heads_of_different_trainings_are_not_averaged(trained):
-    cache, heads, config = trained
-    other = dataclasses.replace(
-        heads[1],
-        config=heads[1].config
-        | {"misalignment": heads[1].config["misalignment"] | {"name": "tidy"}},
-    )
-    with pytest.raises(ValueError, match="of different trainings: seed 1"):
-        evaluate_heads(cache, [heads[0], other], config)
+    with pytest.raises(
+        ValueError, match="of ViT-L-14.*embed_dim: head has 32, found 768"
+    ):
+        evaluate_methods(EmbeddingCache(tmp_path / "wide"), fitted, config)
 
 
 def test_nothing_to_evaluate(trained):
-    cache, heads, config = trained
+    cache, fitted, config = trained
     config = config.copy_and_resolve_references()
     config.evaluate.split = "tset"
     with pytest.raises(ValueError, match="no done row of split 'tset'"):
-        evaluate_heads(cache, heads, config)
+        evaluate_methods(cache, fitted, config)
 
 
-def test_every_baseline_gives_probabilities(trained):
-    cache, _, config = trained
-    parts = list(cache.select(split="train"))
-    for name in config.baselines:
-        module = baselines.get(name)
-        state = module.fit(parts)
-        for part in cache.select(split="test"):
-            p = module.score(state, part)
-            assert p.shape == (len(part),) and ((0 <= p) & (p <= 1)).all()
-    with pytest.raises(ValueError, match="Did you mean 'cosine'"):
-        baselines.get("cosin")
+def test_each_shard_is_read_once(trained, monkeypatch):
+    cache, fitted, config = trained
+    read = []
+    original = EmbeddingCache.read
+
+    def counted(self, shard):
+        read.append(shard)
+        return original(self, shard)
+
+    monkeypatch.setattr(EmbeddingCache, "read", counted)
+    evaluate_methods(cache, fitted, config)
+    assert read == list(range(cache.manifest["shards"]))
 
 
-def test_cosine_features_by_hand(trained):
-    cache, _, _ = trained
-    from item_jax.baselines import cosine
+def test_a_train_and_a_test_that_differ_is_a_warning_that_stays(
+    trained, photos, towers, tmp_path
+):
+    _, fitted, config = trained
+    root, records = photos
+    config = config.copy_and_resolve_references()
+    config.data.score_threshold = 0.7
+    config.perturb.name, config.perturb.severity = "blur", 1
+    other = embed_records(
+        records,
+        towers,
+        config,
+        images=root,
+        folder=tmp_path / "e",
+        facts={"captioner": {"id": "llava"}},
+    )
+    results = evaluate_methods(other, fitted, config, folder=tmp_path)
+    for words in (
+        "data.score_threshold: head has 0.3, found 0.7",
+        "perturb.name: head has 'none', found 'blur'",
+        "captioner: head has none, found 'llava'",
+    ):
+        assert words in results["warnings"]
+        assert f"warning: {words}" in evaluate.table(results)
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert written["warnings"] == results["warnings"]
 
-    for part in cache.select():
-        found = cosine.features(part)
-        for i in range(len(part)):
-            own = slice(*part.object_offsets[i : i + 2])
-            pairs = list(zip(part.object_emb[own], part.phrase_emb[own]))
-            whole = (part.image_emb[i], part.text_emb[i])
-            each = [
-                a @ b / np.linalg.norm(a) / np.linalg.norm(b)
-                for a, b in [whole, *(pairs or [whole])]
-            ]
-            np.testing.assert_allclose(
-                found[i], [each[0], np.mean(each[1:])], atol=1e-5
-            )
+
+def test_the_range_of_the_head_is_in_the_results(trained):
+    cache, fitted, config = trained
+    results = evaluate_methods(cache, fitted, config)
+    about = results["methods"]["head"]["range"]
+    assert (about["real"], about["fake"], about["benchmarks"]) == (6, 6, ["own"])
+    assert about["text"] in evaluate.table(results)
 
 
 def test_figures_are_drawn(trained):
-    cache, heads, config = trained
-    results = evaluate_heads(cache, heads, config)
+    cache, fitted, config = trained
+    results = evaluate_methods(cache, fitted, config)
     figure = plots.auc_bars(results)
+    shown = [t.get_text() for t in figure.axes[0].get_legend().get_texts()]
+    assert shown == ["head", "cosine", "image", "caption"]
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["gan", "vae"]
     figure = plots.cosines(cache.select(split="test"))
     assert [axis.get_title() for axis in figure.axes] == ["gan", "vae"]
+
+
+def test_many_generators_are_drawn_sideways(trained):
+    cache, fitted, config = trained
+    results = evaluate_methods(cache, fitted, config)
+    for method in results["methods"].values():
+        some = method["generators"]["gan"]
+        method["generators"] = {f"generator {i}": some for i in range(19)}
+    results["generators"] = results["methods"]["head"]["generators"]
+    figure = plots.auc_bars(results)
+    assert figure.get_size_inches()[0] <= 8
+    assert len(figure.axes[0].get_yticklabels()) == 19

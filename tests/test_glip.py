@@ -16,15 +16,14 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
-import grounders
-from grounders import glip
+from item_sidecars.grounders import glip
 
 ROOT = Path(__file__).parent.parent
 
 
 def make(model, **changes):
-    options = {"detector": "glip", "dtype": "auto", "local_rank": 0} | changes
-    return grounders.detectors()["glip"].Grounder(str(model), **options)
+    options = {"name": "glip", "dtype": "auto", "local_rank": 0} | changes
+    return glip.Grounder(str(model), **options)
 
 
 def phrase(text, part, start=0):
@@ -184,4 +183,4 @@ def test_glip_says_how_to_make_its_environment(tmp_path):
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "requirements-glip.txt" in done.stderr
-    assert "--detector mm-grounding-dino needs none" in done.stderr
+    assert "--grounder mm-grounding-dino needs none" in done.stderr

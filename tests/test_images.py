@@ -6,7 +6,10 @@ import io
 import os
 import re
 import struct
+import subprocess
+import sys
 import threading
+import time
 import unicodedata
 import warnings
 import zlib
@@ -17,6 +20,7 @@ from PIL import ExifTags, Image
 from sklearn.datasets import load_sample_image
 
 from item_jax import images
+from item_jax.budget import PixelBudget
 from item_jax.images import ImageError, decode, read_image
 
 CHINA = load_sample_image("china.jpg")  # a photograph, uint8 [427, 640, 3]
@@ -184,6 +188,31 @@ def test_thirty_two_bit_grey():
 )
 def test_grey_out_of_range_is_refused(values, said):
     assert re.search(said, refusal(encode(values, "TIFF")))
+
+
+def tiff_of_12_bits(values: list[int]) -> bytes:
+    """An uncompressed grey TIFF of one row; an even number of values."""
+    packed = b"".join(
+        struct.pack(">I", one << 12 | other)[1:]
+        for one, other in zip(values[::2], values[1::2])
+    )
+    tags = [  # TIFF 6.0: width, height, bits, compression, photometric, ...
+        *((256, len(values)), (257, 1), (258, 12), (259, 1), (262, 1)),
+        *((273, 8), (277, 1), (278, 1), (279, len(packed))),
+    ]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    start = 8 + len(packed) + len(packed) % 2
+    header = struct.pack("<2sHI", b"II", 42, start)
+    directory = struct.pack("<H", len(tags)) + entries + bytes(4)
+    return header + packed.ljust(start - 8, b"\0") + directory
+
+
+def test_twelve_bit_grey_is_not_black():
+    values = [0, 15, 16, 2048, 4080, 4095]
+    data = tiff_of_12_bits(values)
+    stored = Image.open(io.BytesIO(data))
+    assert stored.mode == "I;16" and np.asarray(stored).tolist() == [values]
+    assert decode(data)[0, :, 0].tolist() == [0, 0, 1, 128, 255, 255]
 
 
 # How a viewer turns the stored picture, in numpy's words: the inverse is stored.
@@ -397,6 +426,92 @@ def test_damage_of_any_kind_is_an_image_error_or_a_picture():
     assert min(outcomes.values()) > 100, outcomes
 
 
+def progressive(scans: int) -> bytes:
+    """A progressive JPEG whose last scan is there many times over."""
+    data = encode(PHOTO, "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * (scans - data.count(b"\xff\xda")) + data[last:]
+
+
+def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded(monkeypatch):
+    assert decode(progressive(500)).shape == PHOTO.shape
+
+    def load(image):
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr("PIL.JpegImagePlugin.JpegImageFile.load", load)
+    said = refusal(progressive(501))
+    assert said.startswith("JPEG picture of more than 500 scans")
+    assert refusal(progressive(10_000)) == said
+
+
+def test_what_follows_a_jpeg_is_not_counted_as_scans():
+    """Phones put a video there."""
+    data = encode(PHOTO, "JPEG")
+    tail = np.random.default_rng(0).bytes(10**6) + b"\xff\xda" * 1000
+    np.testing.assert_array_equal(decode(data + tail), decode(data))
+    exif = Image.Exif()
+    exif[ExifTags.Base.ImageDescription] = "\xff\xda" * 600
+    inside = data[:2] + b"\xff\xe2" + struct.pack(">H", 1802) + b"\xff\xda\0" * 600
+    np.testing.assert_array_equal(decode(inside + data[2:]), decode(data))
+
+
+def webp_header(width: int, height: int) -> bytes:
+    """A WebP of the extended form that says it is `width` x `height`, and no more."""
+    size = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    chunk = b"VP8X" + struct.pack("<I", 10) + bytes(4) + size
+    return b"RIFF" + struct.pack("<I", 4 + len(chunk)) + b"WEBP" + chunk
+
+
+@pytest.mark.parametrize("options", [{}, {"lossless": True}, {"exif": b"Exif\0\0MM"}])
+def test_the_size_of_a_webp_is_read_without_opening_it(options, monkeypatch):
+    """Opening it would fill two canvases of that size."""
+    data = encode(PHOTO, "WEBP", **options)
+    assert images.signatures.webp_size(data) == (83, 61)
+    assert images.signatures.webp_size(encode(PHOTO)) is None
+
+    def opened(*arguments):
+        raise AssertionError("opened")
+
+    monkeypatch.setattr("PIL.WebPImagePlugin.WebPImageFile._open", opened)
+    assert images.count_pixels(data) == 83 * 61
+    assert "at most 100 allowed" in refusal(data, max_pixels=100)
+    assert "268,435,456 pixels" in refusal(webp_header(16384, 16384))
+
+
+def test_pixels_are_counted_by_the_header():
+    for format, options in SAVED_AS.items():
+        assert images.count_pixels(encode(PHOTO, format, **options)) == 61 * 83
+    with pytest.raises(ImageError, match="at most 10 allowed"):
+        images.count_pixels(encode(PHOTO), max_pixels=10)
+
+
+def test_pillows_loggers_are_quiet_unless_somebody_wants_them():
+    program = """
+import io, logging, sys
+from item_jax import images
+from item_jax.budget import PixelBudget
+tiff = b"II*\\0\\x08\\0\\0\\0" + b"\\xff" * 100
+logging.basicConfig()
+try:
+    images.decode(tiff)
+except images.ImageError as e:
+    logging.getLogger("PIL.TiffImagePlugin").warning("noise")
+    assert logging.getLogger("PIL").level == logging.CRITICAL
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+    program = program.replace(
+        "basicConfig()", "basicConfig(); logging.getLogger('PIL').setLevel('WARNING')"
+    ).replace("assert", "assert not")
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert "noise" in done.stderr
+
+
 def test_threads_decode_alike():
     data = encode(CHINA, "JPEG")
     expected, results = decode(data), [None] * 8
@@ -488,16 +603,45 @@ def test_missing_and_dangling(root):
     assert "cannot be read" in unreadable(root, "loop.jpg")
     assert "NotADirectoryError" in unreadable(root, "real/a.png/b.png")
     assert "cannot be read: OSError" in unreadable(root, "x" * 400 + ".jpg")
-    assert "no file name" in unreadable(root, "a\0b.jpg")
+    assert "not a file name" in unreadable(root, "a\0b.jpg")
 
 
 def test_forbidden(root, monkeypatch):
-    def read_bytes(path):
+    def refuse(path, flags):
         raise PermissionError(13, "Permission denied")
 
     # By hand, since the administrator may read everything.
-    monkeypatch.setattr("pathlib.Path.read_bytes", read_bytes)
+    monkeypatch.setattr("item_jax.images._open_at_once", refuse)
     assert "PermissionError: Permission denied" in unreadable(root, "real/a.png")
+
+
+def test_what_the_kernel_makes_up_is_not_read(root):
+    """/proc/kmsg is a regular file by its mode, and a read of it never returns."""
+    for target in ("/proc/kmsg", "/proc/self/maps"):
+        if os.path.exists(target):
+            (root / "link.jpg").unlink(missing_ok=True)
+            (root / "link.jpg").symlink_to(target)
+            assert "the file is empty (0 bytes)" in unreadable(root, "link.jpg")
+
+
+def test_a_file_that_becomes_a_fifo_is_neither_waited_for_nor_read(root, monkeypatch):
+    os.mkfifo(root / "pipe.jpg")
+    regular = (root / "real" / "a.png").stat()
+    monkeypatch.setattr("pathlib.Path.stat", lambda path, **options: regular)
+    said = []
+    thread = threading.Thread(
+        target=lambda: said.append(unreadable(root, "pipe.jpg")), daemon=True
+    )
+    thread.start()
+    thread.join(timeout=5)
+    assert said and "a FIFO, not a regular file" in said[0]
+
+
+@pytest.mark.parametrize(("size", "change"), [(3, "grew"), (99_000, "shrank")])
+def test_a_file_that_changes_while_it_is_read(root, monkeypatch, size, change):
+    monkeypatch.setattr("item_jax.images._check_regular", lambda status: size)
+    said = unreadable(root, "real/a.png")
+    assert f"the file {change} while it was read ({size:,} bytes at first)" in said
 
 
 def test_content_of_files(root):
@@ -517,3 +661,39 @@ def test_a_huge_file_is_not_read(root):
     with open(root / "huge.jpg", "wb") as file:
         file.truncate(images.MAX_BYTES + 1)  # sparse
     assert "at most 715,827,880 allowed" in unreadable(root, "huge.jpg")
+
+
+# ---------------------------------------------------------------------------- memory
+
+
+def test_a_budget_of_pixels():
+    budget = PixelBudget(10)
+    running, most, order = [0], [0], []
+    lock = threading.Lock()
+
+    def work(pixels):
+        with budget.hold(pixels):
+            with lock:
+                running[0] += pixels
+                most[0] = max(most[0], running[0])
+            time.sleep(0.002)
+            with lock:
+                running[0] -= pixels
+                order.append(pixels)
+
+    sizes = [4, 3, 2, 10, 5, 1] * 20
+    threads = [threading.Thread(target=work, args=(n,)) for n in sizes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=20)
+    assert sorted(order) == sorted(sizes) and most[0] <= 10
+    with budget.hold(50):  # more than there is: alone
+        waiting = threading.Thread(target=work, args=(1,))
+        waiting.start()
+        waiting.join(timeout=0.05)
+        assert waiting.is_alive()
+    waiting.join(timeout=5)
+    with pytest.raises(RuntimeError), budget.hold(10):
+        raise RuntimeError
+    work(10)  # an error gives back what was held

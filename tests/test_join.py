@@ -2,8 +2,9 @@ import json
 
 import pytest
 
-from item_jax.join import join
-from item_jax.records import Object, Record, write_json_lines
+from item_jax.files import write_json, write_json_lines
+from item_jax.join import check_perturbations, join, sidecar_facts
+from item_jax.records import Object, Record
 
 
 def write(path, rows):
@@ -18,7 +19,7 @@ def test_join(tmp_path):
         [
             {"key": "a", "caption": "a cat", "status": "ok", "error": None},
             {"key": "b", "caption": None, "status": "error", "error": "OSError"},
-            {"key": "c", "caption": "a dog", "status": "ok"},
+            {"key": "c", "caption": "a dog", "status": "done"},
             {"key": "e", "caption": "a cow", "status": "ok"},
             {"key": "zzz", "caption": "elsewhere", "status": "ok"},
         ],
@@ -47,21 +48,44 @@ def test_join(tmp_path):
     assert "5 images = 2 captioned + 2 failed" in report.text()
 
 
-def test_join_refuses_a_key_that_stands_twice(tmp_path):
+def test_join_refuses_a_duplicated_key(tmp_path):
     path = write(tmp_path / "captions.jsonl", [{"key": "a"}, {"key": "a"}])
     with pytest.raises(ValueError, match="'a' is on line 1 and on line 2"):
         join([Record("a")], captions=path)
 
 
 def test_join_keeps_a_line_that_is_nonsense_to_its_image(tmp_path):
-    objects = write(tmp_path / "objects.jsonl", [{"key": "a", "objects": 3}])
+    objects = write(
+        tmp_path / "objects.jsonl",
+        [
+            {"key": "a", "objects": 3},
+            {"key": "b", "objects": [3]},
+            {"key": "c", "objects": [{"phrase": "\ud83d", "box": [0, 0, 1, 1]}]},
+            {"key": "d", "objects": [{"phrase": "x", "box": "0011"}]},
+            {"key": "e", "objects": [], "status": "fine"},
+            {"key": "f", "objects": [], "status": "failed", "error": "a\x1b\n\ud83d"},
+        ],
+    )
     captions = write(
         tmp_path / "captions.jsonl", [{"key": "a", "caption": "\ud83d", "status": "ok"}]
     )
-    (joined,), _ = join([Record("a")], objects=objects)
-    assert "objects.jsonl, line 1: " in joined.error
+    joined, report = join([Record(key) for key in "abcdef"], objects=objects)
+    for number, (record, words) in enumerate(
+        zip(
+            joined,
+            (
+                *("are not a list: 3", "must be a JSON object", "not valid Unicode"),
+                *("not a list of four numbers", "status is 'fine'; allowed: done"),
+                "a\\x1b\\n\\ud83d",
+            ),
+        ),
+        start=1,
+    ):
+        assert f"objects.jsonl, line {number}: " in record.error
+        assert words in record.error and record.objects == ()
+    assert (report.failed, report.grounded) == (6, 0)
     (joined,), _ = join([Record("a")], captions=captions)
-    assert "no Unicode" in joined.error
+    assert "captions.jsonl, line 1: caption of 'a' is not valid Unicode" in joined.error
 
 
 def test_the_report_of_a_join(tmp_path):
@@ -98,7 +122,131 @@ def test_the_report_of_a_join(tmp_path):
         "5 images = 3 captioned + 1 failed in a sidecar + 1 without a caption",
         "captions of 3.3 words on average, 2 to 5",
         "2 grounded, 2 not; objects an image: 2.00 candidates, 1.00 with a score of "
-        "0.3 or more; 0.0% and 50.0% of the images have none",
+        "0.3 or more (default); 0.0% and 50.0% of the grounded images have none",
         "1 sidecar lines belong to no image here",
     ]
     assert "damaged" in joined[2].error and "captions" not in joined[2].key
+
+
+def test_both_vocabularies_of_status_are_read(tmp_path):
+    rows = [
+        {"key": k, "caption": "a dog", "status": status, "error": "why"}
+        for k, status in zip("abcde", ("done", "ok", "failed", "error", "skipped"))
+    ]
+    captions = write(tmp_path / "captions.jsonl", rows)
+    joined, report = join([Record(k) for k in "abcde"], captions=captions)
+    assert (report.captioned, report.failed) == (2, 3)
+    assert [r.error and r.error.split(": ")[1] for r in joined] == [
+        *(None, None, "why", "why", "why")
+    ]
+
+
+def test_captions_given_as_objects_are_refused(tmp_path):
+    """They once counted as objects that nobody found."""
+    captions = write(tmp_path / "c.jsonl", [{"key": "a", "caption": "x"}, {"key": "b"}])
+    objects = write(tmp_path / "o.jsonl", [{"key": "a", "objects": []}])
+    neither = write(tmp_path / "n.jsonl", [{"key": "a", "text": "x"}])
+    failed = write(tmp_path / "f.jsonl", [{"key": "a", "status": "failed"}])
+    with pytest.raises(
+        ValueError, match="c.jsonl: no line has 'objects'; .* pass it as --captions"
+    ):
+        join([Record("a")], objects=captions)
+    with pytest.raises(
+        ValueError, match="o.jsonl: no line has 'caption'; .* pass it as --objects"
+    ):
+        join([Record("a")], captions=objects)
+    with pytest.raises(ValueError, match="n.jsonl: .*its lines have key, text"):
+        join([Record("a")], captions=neither)
+    join([Record("a")], captions=failed, objects=failed)  # nothing to tell by
+
+
+def test_the_report_without_objects(tmp_path):
+    captions = write(tmp_path / "c.jsonl", [{"key": "a", "caption": "x"}])
+    _, report = join([Record("a")], captions=captions)
+    assert report.text().splitlines()[-1] == "no objects file"
+    objects = write(tmp_path / "o.jsonl", [{"key": "b", "objects": []}])
+    _, report = join([Record("a")], objects=objects)
+    assert "0 grounded, 1 not\n" in report.text()  # and no shares of nothing
+
+
+def test_the_threshold_of_the_report(tmp_path):
+    thing = {"phrase": "a dog", "box": [0, 0, 1, 1], "score": 0.4}
+    objects = write(tmp_path / "objects.jsonl", [{"key": "a", "objects": [thing]}])
+    write_json(tmp_path / "run.json", {"grounder": {"id": "glip"}})
+
+    def said(**options):
+        _, report = join([Record("a")], objects=objects, **options)
+        return report.sure, report.text()
+
+    sure, text = said()
+    assert sure == 1 and "0.3 or more (default)" in text
+    grounder = {"id": "glip", "reader_threshold": 0.5}
+    write_json(tmp_path / "run.json", {"grounder": grounder})
+    sure, text = said()
+    assert sure == 0 and "0.5 or more (the grounder's own)" in text
+    sure, text = said(threshold=0.4)
+    assert sure == 1 and "0.4 or more (given)" in text
+    with pytest.raises(ValueError, match="threshold is 2; allowed: 0 to 1"):
+        said(threshold=2)
+    for wrong, words in (("x", "expected int or float"), (7, "is 7; allowed: 0 to 1")):
+        grounder["reader_threshold"] = wrong
+        write_json(tmp_path / "run.json", {"grounder": grounder})
+        with pytest.raises(ValueError, match=f"reader_threshold.*{words}"):
+            said()
+
+
+def test_what_is_known_of_a_sidecar(tmp_path):
+    path = tmp_path / "captions.jsonl"
+    assert sidecar_facts(None, "captioner") is None
+    assert sidecar_facts(path, "captioner") == {
+        "id": "unknown: no run.json beside the file"
+    }
+    captioner = {"id": "blip", "revision": "abc", "prompt": None}
+    write_json(
+        tmp_path / "run.json",
+        {
+            "captioner": captioner,
+            "settings": {"perturbation": "jpeg:2"},
+            "fingerprint": "12",
+        },
+    )
+    assert sidecar_facts(path, "captioner") == captioner | {
+        "perturbation": "jpeg:2",
+        "fingerprint": "12",
+    }
+    assert sidecar_facts(path, "grounder")["id"].startswith("unknown: run.json")
+    write_json(tmp_path / "captions.run.json", {"captioner": {"seed": 2}})  # is nearer
+    assert sidecar_facts(path, "captioner") == {
+        **{"id": "unnamed", "seed": 2},
+        **{"perturbation": "none", "fingerprint": None},
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("[]", "run.json: expected a JSON object"),
+        ("{", "run.json: not JSON"),
+        ('{"captioner": "blip"}', "run.json: 'captioner' is 'blip'; expected dict"),
+        ('{"captioner": {"id": 3}}', "run.json: 'id' is 3; expected str"),
+        ('{"captioner": {}, "settings": []}', r"'settings' is \[\]; expected dict"),
+        (
+            '{"captioner": {}, "settings": {"perturbation": 2}}',
+            "'perturbation' is 2; expected str",
+        ),
+        ('{"captioner": {}, "fingerprint": 2}', "'fingerprint' is 2; expected str"),
+    ],
+)
+def test_a_damaged_run_json_is_named(tmp_path, content, words):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(ValueError, match=words):
+        sidecar_facts(tmp_path / "captions.jsonl", "captioner")
+
+
+def test_captions_and_objects_of_the_same_pixels():
+    same, other = {"perturbation": "jpeg:2"}, {"perturbation": "none"}
+    check_perturbations(same, dict(same))
+    check_perturbations(same, None)
+    check_perturbations(None, {"id": "unknown"})
+    with pytest.raises(ValueError, match="'jpeg:2', the objects of .* 'none'"):
+        check_perturbations(same, other)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from item_jax import __main__ as door
+from item_jax import commands
 
 ROOT = Path(__file__).parent.parent
 
@@ -45,12 +47,18 @@ def test_demo_detects_the_seen_and_the_unseen_families(demo):
         low, high = figures["interval_95"]["auc"]
         assert low > 0.6, f"{name} is not clearly above chance: {low:.3f}-{high:.3f}"
         # A caption alone must tell nothing: the world would be leaking.
-        assert (
-            abs(results["baselines"]["caption"]["generators"][name]["auc"] - 0.5) < 0.1
-        )
+        assert abs(results["methods"]["caption"]["generators"][name]["auc"] - 0.5) < 0.1
     assert results["generators"]["vae"]["auc"] > 0.9
-    assert results["head"]["training"]["generators"] == ["vae"]
+    assert results["methods"]["head"]["range"]["generators"] == ["vae"]
     assert "vae*" in text and "macro average" in text and "toy world" in text
+    assert results["methods"]["head"]["range"]["toy_world"] is True
+    assert list(results["methods"]) == [
+        "head",
+        "caption",
+        "constant",
+        "cosine",
+        "image",
+    ]
 
 
 def test_the_readme_states_the_demos_figures(demo):
@@ -90,6 +98,8 @@ def test_predict_with_records_and_with_a_caption(demo, tmp_path):
     assert "P(fake) = " in out and "P(fake) without it" in out and "caption: " in out
     row = json.loads((tmp_path / "p.jsonl").read_text())
     assert 0 <= row["p_fake"] <= 1 and row["status"] == "done" and row["objects"]
+    assert row["range"]["toy_world"] and row["range"]["real"] == 400
+    assert "says nothing about photographs" in out
     image = command[2]
     out = run("predict", image, "--head", workdir / "head", "--caption", "a red ring")
     assert "caption: a red ring" in out
@@ -112,7 +122,7 @@ def test_predict_says_what_it_lacks(demo, tmp_path):
     workdir, _ = demo
     Image.new("RGB", (64, 64), "red").save(tmp_path / "good.png")
     out = run("predict", tmp_path / "good.png", "--head", workdir / "head", status=2)
-    assert "--records --caption is required" in out
+    assert "give either --records FILE or --caption TEXT" in out
     records = ("--records", workdir / "records.jsonl")
     out = run(
         *("predict", tmp_path / "good.png", "--head", workdir / "head", *records),
@@ -120,13 +130,13 @@ def test_predict_says_what_it_lacks(demo, tmp_path):
     )
     assert "has no record for" in out and "good.png" in out
     out = run("predict", "x.png", "--head", tmp_path, "--caption", "x", status=2)
-    assert "no head in" in out
+    assert "no fitted method in" in out
 
 
 def test_stages_from_a_run_card_with_overrides(demo, tmp_path):
-    """A second head on the demo's embeddings: nothing is embedded again."""
+    """More methods on the demo's embeddings: nothing is embedded again."""
     workdir, _ = demo
-    card = ("--config", f"{ROOT / 'configs/miniature.py'}:{workdir}")
+    card = ("--config", f"miniature:{workdir}")
     out = run("embed", *card, "--workdir", workdir)
     assert "1700 images = 1700 embedded + 0 failed" in out
     (tmp_path / "embeddings").symlink_to(workdir / "embeddings")
@@ -135,11 +145,121 @@ def test_stages_from_a_run_card_with_overrides(demo, tmp_path):
         *("train", *options, "--config.misalignment.name=tidy"),
         *("--config.train.seeds", "1", "--config.train.epochs=3"),
     )
-    assert "trained 1 head on 400 real + 400 fake of vae, 3 epochs" in out
-    out = run("evaluate", *options, "--config.baselines=cosine")
+    assert "trained 'item', 1 seed, on 400 real + 400 fake of vae, 3 epochs" in out
+    assert "fitted beside it, in methods/: constant, cosine, image, caption" in out
+    head = (tmp_path / "head/config.json").read_text()
+    out = run("train", *options, status=2)
+    assert "misalignment.name was 'tidy' and is 'item'" in out and "--as NAME" in out
+    assert (tmp_path / "head/config.json").read_text() == head
+    out = run(
+        *("train", *options, "--as", "only-global", "--config.misalignment.w2=0"),
+        *("--config.train.seeds=1", "--config.train.epochs=3"),
+    )
+    assert "wrote" in out and "methods/only-global" in out
+    out = run("evaluate", *options, "--methods=head,cosine,only-global")
     assert "misalignment 'tidy'" in out
+    results = json.loads((tmp_path / "results/results.json").read_text())
+    assert list(results["methods"]) == ["head", "cosine", "only-global"]
     out = run("evaluate", *options, "--head", workdir / "head")
     assert "misalignment 'item'" in out
+    out = run("evaluate", *options, "--methods=cosin", status=2)
+    assert "Did you mean 'cosine'" in out
+
+
+def test_a_contradicting_card_is_a_warning(demo, tmp_path):
+    workdir, _ = demo
+    (tmp_path / "embeddings").symlink_to(workdir / "embeddings")
+    card = tmp_path / "card.py"
+    card.write_text(
+        "from item_jax import config\n\n\ndef get_config():\n"
+        "    c = config.default()\n    c.data.score_threshold = 0.5\n"
+        "    c.train.epochs = 1\n    c.train.baselines = ()\n    return c\n"
+    )
+    said = "the run card says data.score_threshold=0.5, the cache was made with 0.3"
+    assert said in run("train", "--config", card, "--workdir", tmp_path)
+    assert said in run("evaluate", "--config", card, "--workdir", tmp_path)
+    results = json.loads((tmp_path / "results/results.json").read_text())
+    assert said in results["warnings"]
+
+
+def test_named_caches_and_their_results(demo, tmp_path):
+    """Trained on the plain cache, tested on a perturbed one beside it."""
+    workdir, _ = demo
+    world = workdir / "miniature"
+    records = [
+        json.loads(r) for r in (workdir / "records.jsonl").read_text().split("\n")[:-1]
+    ]
+    some = [r for r in records if r["split"] == "test"][::30]
+    (tmp_path / "records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in some))
+    options = ("--config", f"miniature:{workdir}", "--workdir", tmp_path)
+    out = run(
+        *("embed", *options, "--cache", "jpeg2"),
+        *("--config.perturb.name=jpeg", "--config.perturb.severity=2"),
+    )
+    assert f"{len(some)} embedded" in out and "caches/jpeg2" in out
+    out = run(
+        *("evaluate", *options, "--cache", "jpeg2", "--head", workdir / "head"),
+    )
+    assert "perturbation jpeg:2" in out and (tmp_path / "results/jpeg2").is_dir()
+    assert "warning: perturb.name: head has 'none', found 'jpeg'" in out
+    for name in ("head", "caption", "constant", "cosine", "image"):
+        assert name in out, "a test-only cache shows every method"
+    assert not (tmp_path / "embeddings").exists()
+    assert world.is_dir()
+    out = run("evaluate", *options, "--cache", "../x", status=2)
+    assert "allowed: letters, digits" in out
+
+
+def test_captions_of_other_pixels_are_refused(demo, tmp_path):
+    """caption.py --perturb jpeg:2 met clean pixels without a word."""
+    workdir, _ = demo
+    records = (workdir / "records.jsonl").read_text().split("\n")[:4]
+    (tmp_path / "records.jsonl").write_text("\n".join(records) + "\n")
+    facts = {
+        "images": str(workdir / "miniature/images"),
+        "captioner": {"id": "blip2", "perturbation": "jpeg:2"},
+    }
+    (tmp_path / "records.run.json").write_text(json.dumps(facts))
+    options = ("embed", "--config", f"miniature:{workdir}", "--workdir", tmp_path)
+    out = run(*options, status=2)
+    assert "the captions were made of pixels perturbed by jpeg:2" in out
+    assert "--config.perturb.name=jpeg --config.perturb.severity=2" in out
+    assert not (tmp_path / "embeddings").exists()
+    jpeg = ("--config.perturb.name=jpeg", "--config.perturb.severity=2")
+    assert "4 embedded" in run(*options, *jpeg)
+
+
+def test_a_nan_stops_at_the_towers_the_cache_and_the_method(demo, tmp_path):
+    import numpy as np
+    from safetensors.numpy import load_file, save_file
+
+    workdir, _ = demo
+    shutil.copytree(workdir / "head", tmp_path / "head")
+    path = tmp_path / "head/weights.safetensors"
+    weights = load_file(path)
+    weights["params.output.bias"] = np.array([np.nan, 0], np.float32)
+    save_file(weights, path)
+    fake = next((workdir / "miniature/images/test").glob("gan/1_fake/*"))
+    out = run(
+        *("predict", fake, "--head", tmp_path / "head", "--caption", "a ring"),
+        *("--json", tmp_path / "p.jsonl"),
+        status=2,
+    )
+    assert "'params.output.bias' holds numbers that are not finite" in out
+    assert not (tmp_path / "p.jsonl").exists()
+    shutil.copytree(workdir / "miniature/clip", tmp_path / "clip")
+    path = tmp_path / "clip/model.safetensors"
+    weights = load_file(path)
+    name = next(n for n in weights if "post_layernorm.weight" in n)
+    weights[name] = np.full_like(weights[name], np.nan)
+    save_file(weights, path)
+    (tmp_path / "records.jsonl").write_text('{"key": "a.png", "caption": "x"}\n')
+    out = run(
+        *("embed", "--workdir", tmp_path, f"--config.data.images={tmp_path}"),
+        f"--config.tower={tmp_path / 'clip'}",
+        status=2,
+    )
+    assert name in out and "not finite" in out
 
 
 def test_index_join_embed_with_failures(tiny_clip, tmp_path):
@@ -169,7 +289,8 @@ def test_index_join_embed_with_failures(tiny_clip, tmp_path):
     assert "failed: fake/3.png: caption: the record has none" in out
     assert "failed: real/0.png: image: " in out
     manifest = json.loads((tmp_path / "run/embeddings/manifest.json").read_text())
-    assert manifest["fingerprint"]["captioner"] == "me (1)"
+    captioner = manifest["embedding"]["captioner"]
+    assert captioner == {"id": "me", "perturbation": "none", "fingerprint": "1"}
     # The file is mended; the record without a caption is not.
     Image.new("RGB", (40, 40)).save(images / "real" / "0.png")
     assert "2 embedded + 2 failed" in run(*embed, status=1)
@@ -180,18 +301,45 @@ def test_index_join_embed_with_failures(tiny_clip, tmp_path):
     "words, message",
     [
         (["embed", "--workdir", "w", "--config.trian.epochs=3"], "Did you mean 'train"),
-        (["embed", "--workdir", "w", "--confg.train.epochs=3"], "unknown argument"),
+        (["embed", "--workdir", "w", "--confg.train.epochs=3"], "unknown option"),
+        (["train", "--workdirr", "w"], "Did you mean '--workdir'"),
+        (["predict", "x.jpg", "--hed", "h"], "Did you mean '--head'"),
         (["embed", "--workdir", "w", "--config.seed"], "needs a value"),
         (["embed", "--workdir", "w", "--config.embed.shard_size=0"], "at least 1"),
-        (
-            ["index", "--images", ".", "--out", "o", "--config.seed=1"],
-            "takes no --conf",
-        ),
+        (["demo", "--config.seed=1"], "takes no --config option"),
+        (["index", "--images", ".", "--out", "o", "--config.seed=1"], "train and eval"),
         (["embed", "--workdir", "w"], "no records at w/records.jsonl: make them with"),
-        (["train", "--workdir", "w"], "no embedding cache in w/embeddings"),
-        (["evaluate", "--workdir", "w"], "no embedding cache in w/embeddings"),
+        (["train", "--workdir", "w"], "`item-jax embed` makes one"),
+        (["evaluate", "--workdir", "w"], "`item-jax embed` makes one"),
         (["index", "--images", "nowhere", "--out", "o"], "no folder nowhere"),
-        (["embed", "--workdir", "w", "--config", "x.py"], "no config file 'x.py'"),
+        (["embed", "--workdir", "w", "--config", "x.py"], "no run card 'x.py'"),
+        (["predict", ".", "--head", "h", "--caption", "c"], "is a folder; name the"),
+        (["train", "--workdir", "w", "--method", "itm"], "Did you mean 'item'"),
+        # Overrides that were ignored without a word:
+        *(
+            (["evaluate", "--workdir", "w", f"--config.{field}"], "does not use")
+            for field in (
+                *("misalignment.w2=0", "misalignment.name=tidy"),
+                *("data.score_threshold=0.9", "train.generators=van"),
+            )
+        ),
+        *(
+            (["train", "--workdir", "w", f"--config.{field}"], "embed")
+            for field in ("tower=ViT-L14", "data.score_threshold=0.9")
+        ),
+        (
+            ["train", "--workdir", "w", "--config.evaluate.threshold=0.9"],
+            "is now 'train.threshold'",
+        ),
+        (["train", "--workdir", "w", "--config.train.threshold=50"], "at most 1"),
+        (
+            ["train", "--workdir", "w", "--method=cosine", "--config.head.name=linear"],
+            "method 'cosine' does not use 'head.name'",
+        ),
+        (
+            ["train", "--workdir", "w", "--config.misalignment.w1=nan"],
+            "a finite number",
+        ),
     ],
 )
 def test_errors_are_sentences(words, message, capsys, tmp_path, monkeypatch):
@@ -201,14 +349,12 @@ def test_errors_are_sentences(words, message, capsys, tmp_path, monkeypatch):
     assert error.startswith(f"item-jax {words[0]}: ") and message in error
 
 
-def test_every_verb_has_help_with_an_example(capsys):
+def test_every_command_has_help_with_an_example(capsys):
     with pytest.raises(SystemExit):
         door.main(["--help"])
-    verbs = re.search(r"^  VERB\n((?:    .*\n)+)", capsys.readouterr().out, re.M)
-    names = re.findall(r"^    (\S+)", verbs.group(1), re.M)
-    assert {"demo", "index", "embed", "train", "evaluate", "predict", "check"} <= set(
-        names
-    )
+    found = re.search(r"^  COMMAND\n((?:    .*\n)+)", capsys.readouterr().out, re.M)
+    names = re.findall(r"^    (\S+)", found.group(1), re.M)
+    assert tuple(names) == commands.NAMES
     for name in names:
         with pytest.raises(SystemExit) as stopped:
             door.main([name, "--help"])
@@ -222,3 +368,16 @@ def test_check_and_config(capsys):
     assert door.main(["config", "--config.train.epochs=7"]) == 0
     out = capsys.readouterr().out
     assert "--config.train.epochs=7\n" in out and "--config.misalignment.w1=1.0" in out
+    assert "ITEM IV-A; 1 or more" in out, "the meaning and range"
+    assert "one of item, clip" in out and "item_vitl14" in out
+
+
+def test_a_closed_pipe_is_no_error(tmp_path):
+    done = subprocess.run(
+        f"{sys.executable} -m item_jax config | head -1",
+        shell=True,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert done.stdout.startswith("--config.seed=0") and done.stderr == ""

@@ -7,6 +7,7 @@ import io
 import os
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -16,7 +17,15 @@ from scipy.stats import kstest, norm
 from sklearn.datasets import load_sample_image
 
 from item_jax.images import ImageError
-from item_jax.perturb import NAMES, SEVERITIES, label, parse, perturb
+from item_jax.perturb import (
+    NAMES,
+    PERTURBATIONS,
+    SEVERITIES,
+    Perturbation,
+    label,
+    parse,
+    perturb,
+)
 
 CHINA = load_sample_image("china.jpg")  # uint8 [427, 640, 3]
 FLOWER = load_sample_image("flower.jpg")
@@ -120,16 +129,15 @@ def test_noise_is_bound_to_the_key_and_not_to_the_order():
     assert len({pixels.tobytes() for pixels in forward.values()}) == 4
 
 
-def test_every_part_of_the_seed_counts():
+def test_every_part_of_the_choice_counts():
     image = GREY[:20, :20]
     seen = {
-        perturb(image, name, severity, key=key, seed=seed).tobytes()
+        perturb(image, name, severity, key=key).tobytes()
         for name in ("noise", "noise-ycbcr")
         for severity in (1, 2)
         for key in ("a", "b", "1", "")
-        for seed in (0, 1)
     }
-    assert len(seen) == 32
+    assert len(seen) == 16
 
 
 def test_no_two_perturbations_share_their_draws():
@@ -237,7 +245,10 @@ def test_labels():
         ("noise:4", "severity 4"),
         ("noise:0.005", "severity '0.005' of perturbation 'noise'; allowed: 1, 2, 3"),
         ("noise:-1", "severity '-1'"),
-        ("noise:2:3", "severity '2:3'"),
+        ("noise:2:3", "perturbation 'noise:2': tried to import noise"),
+        ("my.module:f", "has no severity; write my.module:f:1, my.module:f:2 or"),
+        ("my.module", "has no severity; write my.module:1"),
+        ("no.such:f:1", "tried to import no.such: ModuleNotFoundError.*allowed: none"),
         ("none:1", "severity 1 of perturbation 'none'; allowed: 0"),
     ],
 )
@@ -257,3 +268,108 @@ def test_wrong_arguments():
     for image in (CHINA / 255, CHINA[..., 0], CHINA[:0]):
         with pytest.raises(ValueError, match=r"uint8 array \[H, W, 3\]"):
             perturb(image, "blur", 1)
+
+
+# ---------------------------------------------------------------- strips and the table
+
+
+DIGESTS = {  # of version 0.1, which drew the noise of an image at once
+    "noise:2": "bcd445e5e0b58c1612c3c346e8bfce0703f6cca2d0ed40e53f39425fea713325",
+    "noise-ycbcr:1": "c78459c4cc5ecb955a6007654f51ed82e4a49b0c95ba6f475197243a7cf5fad7",
+    "noise-std:3": "2ef17a643b62fde9a58b042958ad8d3397791db3068f2bb20c43314657370ba2",
+    "blur:2": "0001f9b7a6210c17fb36e4bb8576d8f6fa742bf6a494bf220f58d2248e0277f6",
+    "jpeg:1": "6a60c1bb4c13721af381ee1fc219deed95c57265955290c7e0bc577944f12c51",
+}
+
+
+@pytest.mark.parametrize("text", DIGESTS)
+def test_values_are_those_of_version_0_1(text):
+    """2.5 megapixels: three strips of rows."""
+    large = np.tile(CHINA, (3, 3, 1))
+    after = perturb(large, *parse(text), key="b")
+    assert hashlib.sha256(after).hexdigest() == DIGESTS[text]
+
+
+def test_noise_takes_the_memory_of_a_strip():
+    image = np.zeros((4000, 3000, 3), np.uint8)
+    tracemalloc.start()
+    perturb(image, "noise-ycbcr", 1)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < image.nbytes + 100e6, "at once it would be 500 MB"
+
+
+def test_a_new_entry_of_the_table_is_applied(monkeypatch):
+    """An unknown one once fell through to noise."""
+    flip = Perturbation((1, 2, 3), lambda image, value, generator: image[::-1])
+    monkeypatch.setitem(PERTURBATIONS, "flip", flip)
+    np.testing.assert_array_equal(perturb(CHINA, "flip", 1), CHINA[::-1])
+    assert parse("flip:3") == ("flip", 3) and label("flip", 3) == "flip:3"
+
+
+# ------------------------------------------------------------------------ from outside
+
+
+@pytest.fixture
+def outside(tmp_path, monkeypatch):
+    (tmp_path / "their_pixels.py").write_text(
+        """
+import numpy as np
+
+def darker(image, severity, generator):
+    image //= 2 ** severity  # in place: it has a copy of its own
+    image[0, 0] = generator.integers(0, 256, 3)
+    return image
+
+perturb = darker
+
+def floats(image, severity, generator):
+    return image / 255
+
+def smaller(image, severity, generator):
+    return image[1:]
+
+def broken(image, severity, generator):
+    raise KeyError("x")
+
+number = 3
+"""
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("their_pixels", None)
+
+
+def test_a_function_from_outside(outside):
+    name, severity = parse("their_pixels:darker:2")
+    assert (name, severity) == ("their_pixels:darker", 2)
+    assert label(name, severity) == "their_pixels:darker:2"
+    before = CHINA.copy()
+    one, again = (perturb(CHINA, name, 2, key="a") for _ in range(2))
+    other = perturb(CHINA, name, 2, key="b")
+    np.testing.assert_array_equal(CHINA, before)
+    np.testing.assert_array_equal(one, again)
+    np.testing.assert_array_equal(one[1:], CHINA[1:] // 4)
+    assert (one[0, 0] != other[0, 0]).any()  # randomness is bound to the key
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        ("floats", r"returned float64 \[427, 640, 3\] for 'k'; expected uint8"),
+        ("smaller", r"returned uint8 \[426, 640, 3\].*expected uint8 \[427, 640, 3\]"),
+        ("broken", "failed on 'k': KeyError: 'x'"),
+        ("number", "is not a function but 3"),
+        ("darkr", "has no 'darkr'.*Did you mean 'darker'"),
+    ],
+)
+def test_what_a_function_from_outside_gives_is_checked(outside, function, said):
+    with pytest.raises(ValueError, match=said):
+        perturb(CHINA, f"their_pixels:{function}", 1, key="k")
+
+
+def test_names_are_text_and_severities_exist_outside_too(outside):
+    with pytest.raises(ValueError, match="severity 4 of perturbation 'their_pixels:d"):
+        parse("their_pixels:darker:4")
+    with pytest.raises(ValueError, match="given by its name, not 3; allowed: none"):
+        label(3, 1)

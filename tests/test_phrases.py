@@ -6,9 +6,9 @@ import random
 import nltk
 import pytest
 
-import phrases
-from item_jax.records import write_json_lines
-from phrases import PhraseFinder, place_phrases, read_phrases
+from item_jax.files import write_json_lines
+from item_sidecars import phrases
+from item_sidecars.phrases import PhraseFinder, place_phrases, read_phrases
 
 TAGS = {
     **dict.fromkeys(("a", "an", "the"), "DT"),
@@ -152,7 +152,7 @@ def test_phrases_from_a_file_are_placed(tmp_path):
         path,
         [
             {"key": "a", "phrases": ["man", "A woman"]},
-            {"key": "b", "phrases": own, "objects": [], "status": "ok"},
+            {"key": "b", "phrases": own, "objects": [], "status": "done"},
         ],
     )
     found = read_phrases(path)
@@ -183,9 +183,9 @@ def test_phrases_from_a_file_are_placed(tmp_path):
 @pytest.mark.parametrize(
     "row, words",
     [
-        ({"key": "a"}, "line 2: needs key and phrases"),
-        ({"phrases": []}, "line 2: needs key and phrases"),
-        ({"key": "x", "phrases": []}, "line 2: key 'x' stands there twice"),
+        ({"key": "a"}, "line 2: 'phrases' is missing"),
+        ({"phrases": []}, "line 2: 'key' is missing"),
+        ({"key": "x", "phrases": []}, "line 2: key 'x' is duplicated"),
     ],
 )
 def test_a_bad_file_of_phrases_is_named(tmp_path, row, words):

@@ -5,9 +5,9 @@ import pytest
 
 from item_jax import protocol
 from item_jax.embed import embed_records
-from item_jax.evaluate import evaluate_heads, table
+from item_jax.evaluate import evaluate_methods, table
 from item_jax.records import Record
-from item_jax.train import train_heads
+from item_jax.train import fit_method, training_set
 
 
 def rows(*groups):
@@ -28,10 +28,10 @@ def test_shared_real_images_serve_every_generator():
         ("u", "laion", "real", 5), ("u", "ldm", "fake", 3), ("u", "dalle", "fake", 2)
     )
     pairs = {"ldm": "laion", "dalle": "laion", "guided": "imagenet"}
-    found = protocol.groups(r, pairs=pairs)
+    found = protocol.groups(r, real_sources=pairs)
     assert sizes(found) == {"dalle": 7, "ldm": 8}
     np.testing.assert_array_equal(found["dalle"], [0, 1, 2, 3, 4, 8, 9])
-    # Without the pairs it shows: real images alone and fakes alone.
+    # Without the sources it shows: real images alone and fakes alone.
     assert sizes(protocol.groups(r)) == {"dalle": 2, "laion": 5, "ldm": 3}
 
 
@@ -42,13 +42,37 @@ def test_own_real_images_and_unlabelled_ones():
     assert sizes(protocol.groups(rows(("g", "", "fake", 1)))) == {"unnamed": 1}
 
 
-def test_pairs_do_not_cross_benchmarks():
+def test_real_sources_do_not_cross_benchmarks():
     r = rows(
         *(("u", "laion", "real", 5), ("u", "ldm", "fake", 3)),
         *(("d", "laion", "real", 2), ("d", "ldm", "fake", 1)),
     )
-    found = protocol.groups(r, pairs={"ldm": "laion"})
+    found = protocol.groups(r, real_sources={"ldm": "laion"})
     assert sizes(found) == {"d/ldm": 3, "u/ldm": 8}
+
+
+def test_a_lone_folder_of_real_images_serves_whoever_has_none():
+    """`train/real`, `test/real`, `test/sdv14/ai`: the layout that the README shows."""
+    r = rows(("", "", "real", 5), ("", "sdv14", "fake", 3), ("", "adm", "fake", 2))
+    sources = protocol.complete_real_sources(r)
+    assert sources == {"adm": "", "sdv14": ""}
+    assert sizes(protocol.groups(r, real_sources=sources)) == {"adm": 7, "sdv14": 8}
+
+
+def test_two_folders_of_real_images_are_not_chosen_between():
+    r = rows(("", "coco", "real", 5), ("", "lsun", "real", 5), ("", "sdv14", "fake", 3))
+    assert protocol.complete_real_sources(r) == {}
+    # One of them is spoken for, so that the other is alone.
+    known = protocol.complete_real_sources(r, {"adm": "coco"})
+    assert known == {"adm": "coco", "sdv14": "lsun"}
+
+
+def test_generators_with_real_images_keep_their_own():
+    r = rows(
+        *(("", "", "real", 5), ("", "gan", "real", 2), ("", "gan", "fake", 2)),
+        ("", "adm", "fake", 2),
+    )
+    assert protocol.complete_real_sources(r) == {"adm": ""}
 
 
 def chosen(name, real, fake):
@@ -112,10 +136,11 @@ def test_a_shared_image_is_embedded_once_and_scored_with_each(
     ]
     train = [r for r in records if r.split == "train"]
     options = dict(images=root, folder=tmp_path / "embeddings")
-    cache = embed_records([*train, *shared], towers, config, pairs=pairs, **options)
+    facts = {"real_sources": pairs}
+    cache = embed_records([*train, *shared], towers, config, facts=facts, **options)
     assert cache.counts()["in"] == 24  # each file once
-    heads = train_heads(cache, config)
-    results = evaluate_heads(cache, heads, config, workdir=tmp_path)
+    fitted = {"head": fit_method("item", training_set(cache, config), config)}
+    results = evaluate_methods(cache, fitted, config, folder=tmp_path / "results")
     real = sum(r.label == "real" for r in shared)
     assert {n: f["n_real"] for n, f in results["generators"].items()} == {
         "a": real,
@@ -125,7 +150,8 @@ def test_a_shared_image_is_embedded_once_and_scored_with_each(
     assert results["counts"]["done"] == 12
     written = json.loads((tmp_path / "results/results.json").read_text())
     assert (
-        written["protocol"]["name"] == "full" and written["protocol"]["pairs"] == pairs
+        written["protocol"]["name"] == "full"
+        and written["protocol"]["real_sources"] == pairs
     )
     assert {f["protocol"] for f in written["generators"].values()} == {"full"}
     assert "protocol full: every image" in table(results)
@@ -133,27 +159,34 @@ def test_a_shared_image_is_embedded_once_and_scored_with_each(
     keys = {row["key"] for part in cache.select(generators=["a"]) for row in part.rows}
     assert {r.key for r in shared if r.generator in ("a", "source")} <= keys
     assert not {r.key for r in shared if r.generator == "b"} & keys
-    # Other pairs need no new embedding.
+    # Other sources need no new embedding.
     before = {p.name: p.stat().st_mtime_ns for p in cache.folder.glob("shard*")}
-    cache = embed_records([*train, *shared], towers, config, pairs={}, **options)
+    cache = embed_records(
+        [*train, *shared],
+        towers,
+        config,
+        facts={"real_sources": {"a": "source"}},
+        **options,
+    )
     assert {p.name: p.stat().st_mtime_ns for p in cache.folder.glob("shard*")} == before
-    assert sorted(evaluate_heads(cache, heads, config)["generators"]) == [
-        *("a", "b", "source")
+    assert sorted(evaluate_methods(cache, fitted, config)["generators"]) == [
+        *("a", "b")
     ]
+    assert evaluate_methods(cache, fitted, config)["single_class"] == {"b": "fake"}
 
 
 def test_the_protocol_is_recorded_and_counts_follow(photos, towers, config, tmp_path):
     root, records = photos
     cache = embed_records(records, towers, config, images=root, folder=tmp_path)
-    heads = train_heads(cache, config)
+    fitted = {"head": fit_method("item", training_set(cache, config), config)}
     config.evaluate.protocol = "unifd"
-    results = evaluate_heads(cache, heads, config)
+    results = evaluate_methods(cache, fitted, config)
     assert results["protocol"]["name"] == "unifd"
     assert {f["protocol"] for f in results["generators"].values()} == {"unifd"}
     assert "protocol unifd: at most 1,000" in table(results)
     config.evaluate.protocol = "unfd"
     with pytest.raises(ValueError, match="Did you mean 'unifd'"):
-        evaluate_heads(cache, heads, config)
+        evaluate_methods(cache, fitted, config)
     config.evaluate.protocol = "paper_compat"
     with pytest.raises(ValueError, match="whole batches of 128"):
-        evaluate_heads(cache, heads, config)
+        evaluate_methods(cache, fitted, config)

@@ -45,7 +45,15 @@ def test_few_sizes_all_fitting_the_devices(batch_size, params):
     function = ShardedFunction(work, params, batch_size=batch_size)
     assert all(size % 8 == 0 for size in function.sizes)
     assert function.batch_size >= batch_size
-    assert len(function.sizes) <= 5
+    assert (
+        function.sizes
+        == {
+            1: [8],
+            8: [8],
+            20: [8, 24],
+            256: [8, 16, 64, 256],
+        }[batch_size]
+    )
 
 
 def test_rows_are_really_spread(params):
@@ -62,22 +70,22 @@ def test_an_unknown_mode_is_named(params):
 
 
 @pytest.mark.parametrize(
-    "backend, told, expected",
+    "backend, configured, expected",
     [
         ("gpu", None, "{home}/item_jax/programs"),
         ("tpu", "/elsewhere", "/elsewhere"),
         ("cpu", None, None),
     ],
 )
-def test_programs_are_kept_on_accelerators(
-    monkeypatch, tmp_path, backend, told, expected
+def test_the_compilation_cache_is_for_accelerators(
+    monkeypatch, tmp_path, backend, configured, expected
 ):
     before = jax.config.jax_compilation_cache_dir
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     try:
-        jax.config.update("jax_compilation_cache_dir", told)
-        sharding.keep_programs()
+        jax.config.update("jax_compilation_cache_dir", configured)
+        sharding.enable_compilation_cache()
         found = jax.config.jax_compilation_cache_dir
     finally:
         jax.config.update("jax_compilation_cache_dir", before)

@@ -1,6 +1,8 @@
 import dataclasses
+import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +15,11 @@ from PIL import Image
 
 from item_jax import pipeline
 from item_jax.datasets import tfds
+from item_jax.datasets.dataset import Dataset, RecordList
+from item_jax.datasets.dataset import records as all_records
 from item_jax.embed import embed_records
-from item_jax.records import Object, Record, digest, write_json, write_records
+from item_jax.files import write_json
+from item_jax.records import Object, Record, digest, write_records
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +55,9 @@ def mixed(tmp_path_factory):
 def packed(mixed, tmp_path_factory):
     root, records = mixed
     where = tmp_path_factory.mktemp("packed")
-    run = {"captioner": "blip", "grounder": None, "pairs": {"gan": "photos"}}
+    facts = {"captioner": {"id": "blip"}, "real_sources": {"gan": "photos"}}
     return tfds.build(
-        records, images=root, data_dir=where, name="mixed", run=run, shards=2
+        RecordList(records, root, facts), data_dir=where, name="mixed", shards=2
     )
 
 
@@ -60,16 +65,33 @@ def test_what_comes_out_is_what_went_in(mixed, packed):
     root, records = mixed
     pack = pickle.loads(pickle.dumps(tfds.Pack(packed)))
     assert len(pack) == len(records)
-    assert pack.records_sha256 == digest(records)
-    assert pack.run["captioner"] == "blip" and pack.run["pairs"] == {"gan": "photos"}
+    assert isinstance(pack, Dataset)
+    assert pack.sha256 == digest(records)
+    assert pack.facts == {
+        "images": None,
+        "captioner": {"id": "blip"},
+        "grounder": None,
+        "real_sources": {"gan": "photos"},
+        "index": None,
+    }
     for i in (*range(23), 3, 22, 0):
-        record, data = pack[i]
-        assert record == records[i]  # boxes to the last bit
-        assert data == (root / record.key).read_bytes()
+        assert pack.record(i) == records[i]  # boxes to the last bit
+        assert pack.read(i) == (root / records[i].key).read_bytes()
     for i in (23, -1):
         with pytest.raises(IndexError):
-            pack[i]
-    assert {r.key for r, _ in pack} == {r.key for r in records}
+            pack.record(i)
+
+
+def test_a_record_and_its_file_are_read_once(mixed, packed, monkeypatch):
+    pack = tfds.Pack(packed)
+    read = []
+    inner = tfds.Pack._read_example
+    monkeypatch.setattr(
+        tfds.Pack, "_read_example", lambda self, i: read.append(i) or inner(self, i)
+    )
+    for i in (0, 1, 0):
+        pack.record(i), pack.read(i)
+    assert read == [0, 1, 0]
 
 
 def test_everybody_else_can_read_it(mixed, packed):
@@ -105,16 +127,9 @@ def contents(folder):
 
 def test_embeddings_equal_those_of_the_folder(mixed, packed, towers, config, tmp_path):
     root, records = mixed
-    pack = tfds.Pack(packed)
-    options = dict(
-        pairs=pack.run["pairs"], sidecars={"captioner": "blip", "grounder": None}
-    )
-    one = embed_records(
-        records, towers, config, images=root, folder=tmp_path / "folder", **options
-    )
-    embed_records(
-        pack, towers, config, images=None, folder=tmp_path / "pack", **options
-    )
+    folder = RecordList(records, root, tfds.Pack(packed).facts)
+    one = embed_records(folder, towers, config, folder=tmp_path / "folder")
+    embed_records(tfds.Pack(packed), towers, config, folder=tmp_path / "pack")
     assert one.counts() == {"in": 23, "done": 20, "failed": 3}
     assert contents(tmp_path / "folder") == contents(tmp_path / "pack")
 
@@ -151,10 +166,10 @@ def test_the_commands_from_folder_to_embeddings(photos, tiny_clip, tmp_path):
 def test_worker_processes_read_a_pack(mixed, packed, config):
     config.embed.workers = 2
     root, records = mixed
-    items = pipeline.stream(tfds.Pack(packed), root=None, config=config, image_size=32)
-    found = list(items)
+    found = list(pipeline.stream(tfds.Pack(packed), config=config, image_size=32))
     config.embed.workers = 0
-    wanted = list(pipeline.stream(records, root=root, config=config, image_size=32))
+    folder = RecordList(records, root)
+    wanted = list(pipeline.stream(folder, config=config, image_size=32))
     assert [i.record for i in found] == [i.record for i in wanted] == records
     for a, b in zip(found, wanted):
         assert a.error == b.error
@@ -164,14 +179,15 @@ def test_worker_processes_read_a_pack(mixed, packed, config):
 BUILD = """
 import sys, time
 from item_jax import images, records
-from item_jax.datasets import tfds
+from item_jax.datasets import dataset, tfds
 read = images.read_bytes
 def slowly(*arguments):
     time.sleep(0.03)
     return read(*arguments)
 images.read_bytes = slowly
 root, lines, where = sys.argv[1:]
-tfds.build(records.read_records(lines), images=root, data_dir=where, name="x", shards=4)
+data = dataset.RecordList(records.read_records(lines), root)
+tfds.build(data, data_dir=where, name="x", shards=4)
 """
 
 
@@ -202,31 +218,33 @@ def test_a_killed_build_leaves_nothing_that_reads_as_whole(photos, tmp_path):
         with pytest.raises(ValueError, match="no pack in"):
             tfds.Pack(folder)
     subprocess.run(command, check=True, capture_output=True)
-    assert [record for record, _ in tfds.Pack(final)] == records
+    assert list(all_records(tfds.Pack(final))) == records
 
 
 def test_a_file_that_cannot_be_read_stops_the_build(photos, tmp_path):
     root, records = photos
     gone = [*records, Record("gone.png", caption="x")]
     with pytest.raises(ValueError, match="'gone.png': no such file.*needs every file"):
-        tfds.build(gone, images=root, data_dir=tmp_path, name="x")
+        tfds.build(RecordList(gone, root), data_dir=tmp_path, name="x")
     assert not list(tmp_path.rglob("*.array_record*"))
     with pytest.raises(ValueError, match="allowed: letters"):
-        tfds.build(records, images=root, data_dir=tmp_path, name="a/b")
+        tfds.build(RecordList(records, root), data_dir=tmp_path, name="a/b")
     with pytest.raises(ValueError, match="no records"):
-        tfds.build([], images=root, data_dir=tmp_path, name="x")
+        tfds.build(RecordList([], root), data_dir=tmp_path, name="x")
 
 
 def test_splits_smaller_than_the_shards(photos, tmp_path):
     root, records = photos
     few = [dataclasses.replace(r, split="ab"[i == 9]) for i, r in enumerate(records)]
-    folder = tfds.build(few, images=root, data_dir=tmp_path, name="x", shards=5)
-    assert [record for record, _ in tfds.Pack(folder)] == few
+    folder = tfds.build(RecordList(few, root), data_dir=tmp_path, name="x", shards=5)
+    assert list(all_records(tfds.Pack(folder))) == few
 
 
 def test_missing_and_damaged_shards_are_named(photos, tmp_path):
     root, records = photos
-    folder = tfds.build(records, images=root, data_dir=tmp_path, name="x", shards=2)
+    folder = tfds.build(
+        RecordList(records, root), data_dir=tmp_path, name="x", shards=2
+    )
     first = folder / "item-test.array_record-00000-of-00002"
     whole = first.read_bytes()
     first.write_bytes(whole[: len(whole) // 2])
@@ -234,7 +252,7 @@ def test_missing_and_damaged_shards_are_named(photos, tmp_path):
     with pytest.raises(
         ValueError, match="item-test.array_record-00000-of-00002 is dam"
     ):
-        tfds.Pack(folder)[number]
+        tfds.Pack(folder).record(number)
     first.unlink()
     with pytest.raises(ValueError, match="lacks item-test.array_record-00000-of-00002"):
         tfds.Pack(folder)
@@ -244,24 +262,93 @@ def test_shards_of_a_bucket_are_copied_once(mixed, packed, tmp_path, monkeypatch
     """The bucket is a local folder here: nothing but the copying is of interest."""
     root, records = mixed
     monkeypatch.setattr(tfds, "_remote", lambda file: True)
-    monkeypatch.setattr(tfds.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
     pack = tfds.Pack(packed)
-    assert pack[0][0] == records[0]
+    assert pack.record(0) == records[0]
     (folder,) = tmp_path.iterdir()
     copied = list(folder.iterdir())
     assert len(copied) == 1  # only the shard that was read
     before = copied[0].stat().st_mtime_ns
-    assert [r for r, _ in tfds.Pack(packed)] == records
+    assert list(all_records(tfds.Pack(packed))) == records
     assert copied[0].stat().st_mtime_ns == before
     assert len(list(folder.iterdir())) == len(list(packed.glob("*.array_record*")))
 
 
 def test_neither_tensorflow_nor_jax_is_loaded(mixed, packed):
     code = (
-        f"from item_jax.datasets import tfds; tfds.Pack({str(packed)!r})[0]\n"
+        f"from item_jax.datasets import tfds; tfds.Pack({str(packed)!r}).read(0)\n"
         "import sys; print(*{'tensorflow', 'jax', 'torch'} & set(sys.modules))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == []
+
+
+@pytest.fixture(scope="module")
+def small(photos, tmp_path_factory):
+    root, records = photos
+    where = tmp_path_factory.mktemp("small")
+    return tfds.build(RecordList(records, root), data_dir=where, name="x", shards=2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"schema": None}, "'schema' is None; expected str"),
+        ({"schema": "item-pack/9"}, "schema 'item-pack/9'; this version reads item-p"),
+        ({"runs": "-"}, "'runs' is missing"),
+        ({"runs": 3}, "'runs' is 3; expected list"),
+        ({"runs": [["test", -4]]}, r"'runs' has \['test', -4\]; expected"),
+        ({"runs": [["test", True]]}, "'runs' has .*expected"),
+        ({"runs": [["test", 5]]}, "'runs' hold 5 examples, 'records' is 24"),
+        ({"runs": [["tset", 24]]}, "split 'tset' than the 0 in its files"),
+        ({"runs": [["test", 24]]}, "split 'test' than the 12 in its files"),
+        ({"records": -1}, "'records' is -1; at least 1"),
+        ({"records": 10**12}, "'runs' hold 24 examples, 'records' is 1000000000000"),
+        ({"records_sha256": 5}, "'records_sha256' is 5; expected str"),
+        ({"run": []}, r"'run' is \[\]; expected dict"),
+        ({"run": {"real_sources": {"a": 3}}}, r"real_sources\['a'\] is 3"),
+    ],
+)
+def test_metadata_of_others_are_checked(small, tmp_path, changes, said):
+    copy = shutil.copytree(small, tmp_path / "copy")
+    path = copy / "metadata.json"
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({k: v for k, v in content.items() if v != "-"}))
+    with pytest.raises(ValueError, match=said) as caught:
+        tfds.Pack(copy)
+    assert "metadata.json" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("metadata.json", "{", "metadata.json: not JSON"),
+        ("metadata.json", "[]", "metadata.json: expected a JSON object"),
+        ("metadata.json", "[" * 10**5, "nested too deeply"),
+        ("dataset_info.json", "{", "cannot read the pack's own files"),
+        ("dataset_info.json", None, "cannot read the pack's own files"),
+        ("features.json", "[]", "cannot read the pack's own files"),
+    ],
+)
+def test_damaged_files_of_a_pack_are_named(small, tmp_path, name, content, said):
+    copy = shutil.copytree(small, tmp_path / "copy")
+    (copy / name).unlink()
+    if content is not None:
+        (copy / name).write_text(content)
+    with pytest.raises(ValueError, match=said):
+        tfds.Pack(copy)
+
+
+def test_a_pack_of_version_0_1_is_read(small, photos, tmp_path):
+    copy = shutil.copytree(small, tmp_path / "copy")
+    path = copy / "metadata.json"
+    content = json.loads(path.read_text())
+    content["schema"] = "item-pack/1"
+    content["run"] = {"captioner": "me (12)", "grounder": None, "pairs": {"a": "b"}}
+    path.write_text(json.dumps(content))
+    pack = tfds.Pack(copy)
+    assert pack.facts["captioner"] == {"id": "me (12)"}
+    assert pack.facts["real_sources"] == {"a": "b"}
+    assert list(all_records(pack)) == photos[1]

@@ -1,5 +1,7 @@
 import json
 import shutil
+from fnmatch import fnmatch
+from pathlib import Path
 
 import flax.traverse_util
 import jax
@@ -8,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
+from transformers import CLIPModel
 
-import random_clip
-from item_jax.towers import clip_vit, clip_vit_files
-from item_jax.towers.load import (
-    SHORT_NAMES,
-    TEXT_BUCKETS,
-    WITH_SAFETENSORS,
-    load_towers,
-)
+from item_jax import testing
+from item_jax.towers import clip_vit, clip_vit_keys
+from item_jax.towers import towers as towers_lib
+from item_jax.towers.checkpoint import WITH_SAFETENSORS
+from item_jax.towers.clip_vit import TEXT_BUCKETS
+from item_jax.towers.towers import families, load_towers
+from item_jax.towers.transformer import TransformerConfig
 
 TEXTS = [
     "a dog",
@@ -55,10 +57,13 @@ def torch_text(model, towers, texts):
         return model.get_text_features(**ids).pooler_output.numpy()
 
 
-@pytest.mark.parametrize("size", ["tiny", "ViT-B-32", "ViT-L-14"])
+@pytest.mark.parametrize(
+    "size", ["tiny", "ViT-B-32", pytest.param("ViT-L-14", marks=pytest.mark.slow)]
+)
 def test_parity_with_torch(size, tmp_path):
     """The real sizes, both towers whole, from files on disk."""
-    model = random_clip.save_random_clip(tmp_path, size)
+    testing.save_random_clip(tmp_path, size)
+    model = CLIPModel.from_pretrained(tmp_path).eval()
     towers = load_towers(tmp_path)
     views = random_views(2, towers.image_size)
     image = torch_image(model, views, towers.config)
@@ -77,7 +82,8 @@ def test_parity_with_torch(size, tmp_path):
 
 
 def test_exact_gelu_is_read_from_the_config(tmp_path):
-    model = random_clip.save_random_clip(tmp_path, "tiny", activation="gelu")
+    testing.save_random_clip(tmp_path, "tiny", activation="gelu")
+    model = CLIPModel.from_pretrained(tmp_path).eval()
     towers = load_towers(tmp_path)
     assert towers.config.vision.activation == "gelu"
     views = random_views(3, 32)
@@ -91,33 +97,11 @@ def test_exact_gelu_is_read_from_the_config(tmp_path):
 
 
 def test_open_clip_files_give_the_same(tiny_clip, towers, tmp_path):
-    random_clip.open_clip_twin(tiny_clip[0], tmp_path)
+    testing.open_clip_twin(tiny_clip[0], tmp_path)
     twin = load_towers(tmp_path)
     assert twin.config == towers.config
     for a, b in zip(jax.tree.leaves(twin.params), jax.tree.leaves(towers.params)):
         np.testing.assert_array_equal(a, b)
-
-
-def test_open_clip_quick_gelu_from_the_name():
-    raw = {
-        "model_cfg": {
-            "embed_dim": 512,
-            "vision_cfg": dict(image_size=224, layers=12, width=768, patch_size=32),
-            "text_cfg": dict(
-                context_length=77, vocab_size=49408, width=512, heads=8, layers=12
-            ),
-        }
-    }
-    openai = clip_vit_files.config_from_open_clip(raw, SHORT_NAMES["ViT-B-32"])
-    assert openai.vision.activation == openai.text.activation == "quick_gelu"
-    laion = clip_vit_files.config_from_open_clip(raw, "laion/CLIP-ViT-B-32-laion2B")
-    assert laion.vision.activation == "gelu"
-    # LAION's H/14 has heads of 80, not 64.
-    raw["model_cfg"]["vision_cfg"] |= dict(width=1280, head_width=80, patch_size=14)
-    assert clip_vit_files.config_from_open_clip(raw, "x").vision.heads == 16
-    raw["model_cfg"]["vision_cfg"]["layers"] = [3, 4, 6, 3]
-    with pytest.raises(ValueError, match="no plain CLIP ViT"):
-        clip_vit_files.config_from_open_clip(raw, "timm/resnet50_clip.openai")
 
 
 def test_sharded_files(tiny_clip, towers, tmp_path):
@@ -136,23 +120,21 @@ def test_sharded_files(tiny_clip, towers, tmp_path):
     assert sharded.checkpoint_sha256 != towers.checkpoint_sha256
 
 
-@pytest.mark.parametrize("scheme", clip_vit_files.TABLES)
-@pytest.mark.parametrize("size", random_clip.SIZES)
-def test_the_tables_name_every_parameter(size, scheme):
+@pytest.mark.parametrize("layout", clip_vit.LAYOUTS, ids=lambda layout: layout.name)
+@pytest.mark.parametrize("size", testing.SIZES)
+def test_the_tables_name_every_parameter(size, layout):
     """At the real sizes, without memory: shapes alone."""
-    s = random_clip.SIZES[size]
+    s = testing.SIZES[size]
 
     def transformer(width, layers, heads):
-        return clip_vit.TransformerConfig(
-            width, layers, heads, 4 * width, "quick_gelu", 1e-5
-        )
+        return TransformerConfig(width, layers, heads, 4 * width, "quick_gelu", 1e-5)
 
     config = clip_vit.Config(
         embed_dim=s["embed_dim"],
         image_size=s.get("size", 224),
         patch_size=s["patch"],
-        image_mean=clip_vit_files.CLIP_MEAN,
-        image_std=clip_vit_files.CLIP_STD,
+        image_mean=clip_vit_keys.CLIP_MEAN,
+        image_std=clip_vit_keys.CLIP_STD,
         context_length=77,
         vocab_size=49408,
         eos_token_id=49407,
@@ -163,7 +145,7 @@ def test_the_tables_name_every_parameter(size, scheme):
     paths = flax.traverse_util.flatten_dict(shapes, sep="/")
     named = {
         path.format(i=i)
-        for path in clip_vit_files.TABLES[scheme]
+        for path in layout.keys
         for i in range(s["vision" if path.startswith("vision") else "text"][1])
     }
     assert set(paths) == named
@@ -221,32 +203,86 @@ def test_checkpoints_that_cannot_be_read(tiny_clip, tmp_path):
         load_towers("ViT-L14")
     with pytest.raises(ValueError, match="'float16'.*Did you mean 'bfloat16'"):
         load_towers(tiny_clip[0], "float16")
-    with pytest.raises(ValueError, match="neither config.json nor"):
+    with pytest.raises(
+        ValueError,
+        match="neither config.json nor open_clip_config.json; found no files",
+    ):
         load_towers(tmp_path)
     shutil.copytree(tiny_clip[0], tmp_path, dirs_exist_ok=True)
     weights = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(weights[: len(weights) // 2])
-    with pytest.raises(ValueError, match="no whole safetensors file"):
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
         load_towers(tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
-    with pytest.raises(ValueError, match="pytorch_model.bin.*not loaded.*timm/vit_"):
+    with pytest.raises(
+        ValueError, match="pytorch_model.bin.*not loaded.*save_pretrained"
+    ):
         load_towers(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "siglip"}')
-    with pytest.raises(ValueError, match="'siglip'; only 'clip'"):
+    with pytest.raises(ValueError, match="model_type 'siglip'; no family.*clip_vit"):
         load_towers(tmp_path)
 
 
-def test_a_repository_without_safetensors_leads_to_one_with(monkeypatch, tiny_clip):
-    import huggingface_hub
+class Hub:
+    """A Hugging Face Hub of one repository, with what was asked of it."""
 
-    def fake_snapshot(source, *, revision, allow_patterns):
-        # A hub that has everything but the weights as safetensors.
-        return str(fake)
+    def __init__(self, monkeypatch, repository, snapshot):
+        import huggingface_hub
 
-    fake = tiny_clip[0].parent / "pickled"
-    shutil.copytree(tiny_clip[0], fake, dirs_exist_ok=True)
-    (fake / "model.safetensors").unlink()
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fake_snapshot)
+        self.repository, self.snapshot, self.fetched = repository, snapshot, []
+        self.online = True
+        (http_error, _) = huggingface_hub.errors.HfHubHTTPError.__bases__
+        self.no_network = type("ConnectError", (http_error,), {})("no network")
+        snapshot.mkdir()
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", self.download)
+        monkeypatch.setattr(huggingface_hub, "list_repo_files", self.names)
+
+    def names(self, source, *, revision):
+        if not self.online:
+            raise self.no_network
+        return [p.name for p in self.repository.iterdir()]
+
+    def download(self, source, *, revision, allow_patterns):
+        for path in self.repository.iterdir():
+            wanted = any(fnmatch(path.name, p) for p in allow_patterns)
+            if self.online and wanted and not (self.snapshot / path.name).exists():
+                shutil.copy(path, self.snapshot)
+                self.fetched.append(path.name)
+        return str(self.snapshot)
+
+
+def test_only_the_weights_that_are_read_are_fetched(monkeypatch, tiny_clip, tmp_path):
+    """LAION's repositories hold the weights several times."""
+    repository = tmp_path / "repository"
+    shutil.copytree(tiny_clip[0], repository)
+    twin = testing.open_clip_twin(tiny_clip[0], tmp_path / "twin")
+    shutil.copy(twin / "open_clip_config.json", repository)
+    for name in ("open_clip_pytorch_model.bin", "pytorch_model.bin"):
+        (repository / name).write_bytes(b"a pickle")
+    hub = Hub(monkeypatch, repository, tmp_path / "snapshot")
+    towers = load_towers("laion/tiny")
+    assert towers.name == "laion/tiny"
+    assert [n for n in hub.fetched if "model" in n] == ["model.safetensors"]
+    hub.online = False  # what was fetched is found again
+    assert load_towers("laion/tiny").checkpoint_sha256 == towers.checkpoint_sha256
+
+
+def test_the_configuration_of_timm_beside_open_clip_pickles(tiny_clip, tmp_path):
+    """model.safetensors is timm's image tower alone there."""
+    folder = testing.open_clip_twin(tiny_clip[0], tmp_path / "twin")
+    (folder / "open_clip_model.safetensors").rename(folder / "model.safetensors")
+    (folder / "config.json").write_text('{"architecture": "vit_base_patch32"}')
+    with pytest.raises(ValueError, match="has no open_clip_model.safetensors"):
+        load_towers(folder)
+
+
+def test_a_repository_without_safetensors_leads_to_one_with(
+    monkeypatch, tiny_clip, tmp_path
+):
+    repository = tmp_path / "repository"
+    shutil.copytree(tiny_clip[0], repository)
+    (repository / "model.safetensors").rename(repository / "pytorch_model.bin")
+    Hub(monkeypatch, repository, tmp_path / "snapshot")
     source = "openai/clip-vit-base-patch32"
     with pytest.raises(ValueError, match=WITH_SAFETENSORS[source]):
         load_towers(source)
@@ -257,15 +293,10 @@ def test_offline_is_said():
         load_towers("nobody/nothing")
 
 
-def test_openai_configs_with_the_wrong_eos():
-    raw = {"text_config": {"eos_token_id": 2}, "vision_config": {}}
-    assert clip_vit_files.config_from_hf(raw, {}).eos_token_id == 49407
-
-
 def test_tokens_keep_their_eos(towers):
     tokens, cut = towers.tokenize(TEXTS)
     assert [len(t) for t in tokens] == [6, 17, 2, 6, 23, 76, 77, 77]
-    assert all(t[0] == random_clip.BOS and t[-1] == random_clip.EOS for t in tokens)
+    assert all(t[0] == testing.BOS and t[-1] == testing.EOS for t in tokens)
     assert cut.tolist() == [False] * 7 + [True]
 
 
@@ -291,7 +322,7 @@ def test_texts_of_any_number_and_order(towers):
     found = towers.encode_text(texts, batch_size=8)
     assert found.shape == (101, 32) and found.dtype == np.float32
     for i in (0, 13, 57, 100):
-        alone = towers.encode_text([texts[i]])[0]
+        alone = towers.encode_text([texts[i]], batch_size=8)[0]
         np.testing.assert_allclose(found[i], alone, atol=1e-5)
     assert towers.encode_text([]).shape == (0, 32)
 
@@ -312,3 +343,184 @@ def test_wrong_views_are_refused(towers):
         towers.encode_image(np.zeros((1, 32, 32, 3), np.float32))
     with pytest.raises(ValueError, match=r"found uint8 \[1, 224, 224, 3\]"):
         towers.encode_image(np.zeros((1, 224, 224, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    "texts, words",
+    [
+        ("a dog", r"found a single one; pass \['a dog'\]"),
+        (b"a dog", "a list of strings"),
+        (["a dog", 3], "number 1 is 3, of type int"),
+        ([None], "number 0 is None, of type NoneType"),
+        (["a dog", "a \ud800 cat"], r"text number 1 .* lone surrogate at 2: a .ud800"),
+    ],
+)
+def test_texts_that_are_refused(towers, texts, words):
+    for method in (towers.encode_text, towers.embed_text, towers.tokenize):
+        with pytest.raises(ValueError, match=words):
+            method(texts)
+
+
+def test_embed_text_tokenises_once(towers, monkeypatch):
+    calls = []
+    real = clip_vit.tokenize
+
+    def counted(tokenizer, texts, config):
+        calls.append(list(texts))
+        return real(tokenizer, texts, config)
+
+    monkeypatch.setattr(clip_vit, "tokenize", counted)
+    found, truncated = towers.embed_text(TEXTS, batch_size=8)
+    assert calls == [sorted(set(TEXTS))]
+    assert truncated.tolist() == [False] * 7 + [True]
+    np.testing.assert_array_equal(found, towers.encode_text(TEXTS, batch_size=8))
+    assert [a.shape for a in towers.embed_text([])] == [(0, 32), (0,)]
+
+
+def test_long_texts_are_cut_in_silence(towers, capfd):
+    """transformers would say that the model is about to fail; it is not."""
+    towers.tokenize(["y" * 400])
+    assert capfd.readouterr().err == ""
+
+
+def test_embeddings_that_are_not_finite_stop(tiny_clip, towers):
+    damaged = load_towers(tiny_clip[0])
+    damaged.params["text"]["ln_final"]["norm"]["bias"] = np.full(48, np.nan, np.float32)
+    with pytest.raises(ValueError, match="NaN or infinite for 2 of 2 texts"):
+        damaged.encode_text(["a dog", "a cat"])
+
+
+def test_the_families_are_found():
+    assert list(families()) == ["clip_vit"]
+
+
+def test_the_readme_names_all_that_a_family_needs():
+    readme = (Path(towers_lib.__file__).parent / "README.md").read_text()
+    for name in towers_lib.FAMILY_NEEDS:
+        assert f"| `{name}" in readme
+    for file in Path(towers_lib.__file__).parent.glob("[a-z]*.py"):
+        assert f"`{file.name}`" in readme
+
+
+def test_a_family_is_chosen_by_name(tiny_clip, towers):
+    assert load_towers(tiny_clip[0], family="clip_vit").family == towers.family
+    with pytest.raises(ValueError, match="tower family 'clip_vitt'.*mean 'clip_vit'"):
+        load_towers(tiny_clip[0], family="clip_vitt")
+    with pytest.raises(
+        ValueError, match="numpy.linalg' lacks LAYOUTS, TOKENIZER_FILES"
+    ):
+        load_towers(tiny_clip[0], family="numpy.linalg")
+
+
+OUTSIDE = '''
+"""Mean colour against letter counts: the smallest family there can be."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from item_jax.towers.checkpoint import Layout
+from item_jax.towers.checks import size
+
+LAYOUTS = [
+    Layout(
+        "mine",
+        "config.json",
+        ("model.safetensors",),
+        {
+            "vision/kernel": ("colour.weight", lambda t: t.T),
+            "text/table": ("letters.weight", lambda t: t),
+        },
+    )
+]
+TOKENIZER_FILES = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    embed_dim: int
+    image_size: int
+
+
+def read_config(files):
+    raw = files.json("config.json")
+    if raw is None or raw.get("model_type") != "mine":
+        return None
+    return Config(
+        embed_dim=size(raw, "embed_dim", files.source, most=1000),
+        image_size=size(raw, "image_size", files.source, most=1000),
+    )
+
+
+def param_shapes(config, dtype):
+    d = config.embed_dim
+    return {
+        "vision": {"kernel": jax.ShapeDtypeStruct((3, d), dtype)},
+        "text": {"table": jax.ShapeDtypeStruct((128, d), dtype)},
+    }
+
+
+def encoder(tower, *, config, dtype, device):
+    def image(params, views):
+        return views.mean((1, 2)).astype(jnp.float32) @ params["kernel"]
+
+    def text(params, tokens):
+        return params["table"][tokens].sum(1)
+
+    return image if tower == "vision" else text
+
+
+def load_tokenizer(files, config):
+    return None
+
+
+def tokenize(tokenizer, texts, config):
+    return [[min(ord(c), 127) for c in t[:10]] for t in texts], np.array(
+        [len(t) > 10 for t in texts]
+    )
+
+
+def pad_tokens(rows, config):
+    return np.array([row + [0] * (10 - len(row)) for row in rows], np.int32)
+'''
+
+
+def test_a_family_of_somebody_else(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "elsewhere_towers.py").write_text(OUTSIDE)
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    raw = {"model_type": "mine", "embed_dim": 5, "image_size": 4}
+    (folder / "config.json").write_text(json.dumps(raw))
+    rng = np.random.default_rng(0)
+    colour = rng.normal(size=(5, 3)).astype(np.float32)
+    letters = rng.normal(size=(128, 5)).astype(np.float32)
+    letters[0] = 0
+    save_file(
+        {"colour.weight": colour, "letters.weight": letters},
+        folder / "model.safetensors",
+    )
+    with pytest.raises(ValueError, match="model_type 'mine'; no family .*clip_vit"):
+        load_towers(folder)
+    towers = load_towers(folder, family="elsewhere_towers")
+    assert (towers.family, towers.embed_dim, towers.image_size) == (
+        "elsewhere_towers",
+        5,
+        4,
+    )
+    assert len(towers.checkpoint_sha256) == 64
+    views = random_views(9, 4)
+    np.testing.assert_allclose(
+        towers.encode_image(views), views.mean((1, 2)) @ colour.T, rtol=1e-5
+    )
+    found, truncated = towers.embed_text(["ab", "a much longer text"])
+    np.testing.assert_allclose(
+        found[0], letters[[ord("a"), ord("b")]].sum(0), rtol=1e-5
+    )
+    assert truncated.tolist() == [False, True]
+    # And what it cannot read is refused in its name.
+    (folder / "config.json").write_text('{"model_type": "other"}')
+    with pytest.raises(ValueError, match="'other'.*asked: elsewhere_towers"):
+        load_towers(folder, family="elsewhere_towers")

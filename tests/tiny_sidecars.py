@@ -1,7 +1,7 @@
-"""Tiny random captioners and detectors, written as whole checkpoints on disk.
+"""Tiny random captioners and grounders, written as whole checkpoints on disk.
 
-They load through the same `from_pretrained` as the published ones. What they say is
-noise; what happens to it is real.
+They load through the same `from_pretrained` as the published ones. Their output is
+noise; the code around them is the real one.
 """
 
 from __future__ import annotations

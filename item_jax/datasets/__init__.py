@@ -1,1 +1,1 @@
-"""Sources of records, one file each."""
+"""Data sets, one file each; `item_jax.datasets.dataset` is what they have in common."""

@@ -7,19 +7,22 @@ name its generator and split:
     [generator/]{nature,ai}/image.png                          GenImage
     {real,fake}/image.jpg                                      your own
 
-The four benchmark families, whose trees do not all follow this, are in
+The benchmark families, whose trees do not all follow this, are in
 `item_jax.datasets.benchmarks`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from item_jax import join, protocol
+from item_jax.datasets.dataset import RecordList
+from item_jax.files import printable
 from item_jax.records import Record, normalise_key
 
 # Never alphabetical: "ai" sorts before "nature" and would make fakes real.
@@ -35,19 +38,130 @@ SPLITS = ("train", "val", "test")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
 
+# ------------------------------------------------------------------------------ files
+
+
 @dataclasses.dataclass(frozen=True)
 class Tree:
     """The image files below a folder.
 
     Attributes:
-      sizes: bytes of each by key, sorted by key; -1 for a link to nothing.
-      others: how many files of each other suffix were passed over.
+      sizes: bytes of each by key, sorted by key; -1 for a broken link.
+      others: how many files of each other suffix were skipped.
       faults: what is wrong with a file or folder, by its path.
     """
 
     sizes: dict[str, int]
     others: dict[str, int]
     faults: dict[str, str]
+
+
+def tree(root: str | Path) -> Tree:
+    """Finds the image files below a folder; links are followed.
+
+    A file counts as an image by the end of its name, in any case: `a.b.PNG` does, a
+    name without a suffix does not. Names that begin with a dot, and `__MACOSX`, are
+    skipped. A broken link or a loop of links is a fault; when its name is an image's,
+    it is listed too, so that it becomes a failure row.
+
+    Args:
+      root: the folder the keys are relative to.
+
+    Raises:
+      ValueError: when there is no such folder.
+    """
+    if not Path(root).is_dir():
+        raise ValueError(f"no folder {os.fspath(root)!r}")
+    walk = _Walk()
+    # A stack and not recursion: folders can be nested deeper than Python's limit.
+    waiting: list[tuple[str, str, tuple]] = [(os.fspath(root), "", ())]
+    while waiting:
+        folder, prefix, above = waiting.pop()
+        try:
+            status = os.stat(folder)
+            here = (status.st_dev, status.st_ino)
+            if here in above:
+                walk.faults[prefix] = "a link back to a folder above it"
+                continue
+            with os.scandir(folder) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+        except OSError as e:
+            walk.faults[prefix or os.fspath(root)] = f"cannot be read: {e.strerror}"
+            continue
+        for entry in found:
+            if entry.name.startswith(".") or entry.name == "__MACOSX":
+                walk.others["hidden"] += 1
+            elif _is_folder(entry):
+                waiting.append((entry.path, f"{prefix}{entry.name}/", (*above, here)))
+            else:
+                walk.add(entry, prefix + entry.name)
+    return Tree(dict(sorted(walk.sizes.items())), dict(walk.others), walk.faults)
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a loop of links, which `_Walk.add` reports
+        return False
+
+
+class _Walk:
+    """What `tree` has found so far."""
+
+    def __init__(self) -> None:
+        self.sizes: dict[str, int] = {}
+        self.others: Counter[str] = Counter()
+        self.faults: dict[str, str] = {}
+        self._names: dict[str, str] = {}  # key -> name on disk
+
+    def add(self, entry: os.DirEntry, name: str) -> None:
+        """Adds a file; `name` is its path below the root, as on disk."""
+        size, fault = _size(entry)
+        suffix = os.path.splitext(name)[1].lower()
+        if suffix not in SUFFIXES:
+            self.others[suffix or "no suffix"] += 1
+            if fault:  # it could have been a folder of images
+                self.faults[name] = fault
+            return
+        try:
+            key = normalise_key(name)
+            key.encode()
+        except UnicodeEncodeError:
+            self.faults[ascii(name)] = "the name is not UTF-8; the file is left out"
+            return
+        if key in self._names:
+            one, other = ascii(self._names[key]), ascii(name)
+            self.faults[key] = (
+                f"{one} and {other} are the same name in Unicode's composed form "
+                f"(NFC), and only one of them is read; rename one"
+            )
+            if name != key:  # the composed one is what a key finds
+                return
+        self._names[key] = name
+        self.sizes[key] = size
+        if fault:
+            self.faults.setdefault(key, fault)
+
+
+def _size(entry: os.DirEntry) -> tuple[int, str]:
+    """Bytes of a file, and what is wrong with it."""
+    try:
+        size = entry.stat().st_size
+    except OSError as e:
+        loop = e.errno == errno.ELOOP
+        return -1, "a loop of symbolic links" if loop else "a link to nothing"
+    return size, "" if size else "the file is empty (0 bytes)"
+
+
+def skipped(found: Tree) -> list[str]:
+    """Returns the note on files that are not images, if there are any."""
+    kinds = ", ".join(
+        f"{n} {printable(suffix)}" for suffix, n in sorted(found.others.items())
+    )
+    return [f"skipped, not images by their names: {kinds}"] if kinds else []
+
+
+# ------------------------------------------------------------------------------ index
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,104 +172,47 @@ class Index:
       records: sorted by key.
       faults: what is missing, short, odd or empty, one line each, by name.
       notes: what was left aside, one line each.
-      pairs: the generator, or source, that lends its real images to a generator which
-        has none of its own: `{"ldm_200": "laion"}`.
+      real_sources: {generator: generator whose real images it is tested against},
+        where it has none of its own: `{"ldm_200": "laion"}`; "" stands for images
+        below no generator's folder.
       settings: what was read and how, for `records.run.json`.
     """
 
     records: list[Record]
     faults: list[str]
     notes: list[str]
-    pairs: dict[str, str] = dataclasses.field(default_factory=dict)
+    real_sources: dict[str, str] = dataclasses.field(default_factory=dict)
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def text(self, *, most: int = 20) -> str:
         """Returns the counts, at most `most` faults, and the notes, for people."""
         places = Counter(
-            (r.split or "-", r.generator or "-", r.label or "no label")
-            for r in self.records
+            (r.split or "-", r.generator, r.label or "no label") for r in self.records
         )
-        width = max(len(generator) for _, generator, _ in places) + 2
+        shown = {generator: printable(generator or "-") for _, generator, _ in places}
+        width = max(map(len, shown.values()), default=0) + 2
         lines = []
         for (split, generator, label), count in sorted(places.items()):
-            line = f"{count:8,} {label:<9} {generator:<{width}}{split}"
-            if label == "fake" and generator in self.pairs:
-                line += f", against the real images of {self.pairs[generator]}"
+            line = f"{count:8,} {label:<9} {shown[generator]:<{width}}{split}"
+            if label == "fake" and generator in self.real_sources:
+                source = self.real_sources[generator]
+                line += ", against the real images " + (
+                    f"of {printable(source)}" if source else "of no generator's folder"
+                )
             lines.append(line)
-        lines += [f"fault: {fault}" for fault in self.faults[:most]]
+        lines += [f"fault: {printable(fault)}" for fault in self.faults[:most]]
         if len(self.faults) > most:
             lines.append(f"fault: ... and {len(self.faults) - most} more")
-        lines += [f"note: {note}" for note in self.notes]
+        lines += [f"note: {printable(note)}" for note in self.notes]
         return "\n".join(lines)
 
 
-def tree(root: str | Path) -> Tree:
-    """Finds the image files below a folder; links are followed.
-
-    A file counts as an image by the end of its name, in any case: `a.b.PNG` does, a
-    name without a suffix does not. Names that begin with a dot, and `__MACOSX`, are
-    passed over.
-
-    Args:
-      root: the folder the keys are relative to.
-
-    Raises:
-      ValueError: when there is no such folder.
-    """
-    if not Path(root).is_dir():
-        raise ValueError(f"no folder {root}")
-    sizes: dict[str, int] = {}
-    others: Counter[str] = Counter()
-    faults: dict[str, str] = {}
-
-    def visit(folder: str, prefix: str, above: tuple) -> None:
-        try:
-            status = os.stat(folder)
-            here = (status.st_dev, status.st_ino)
-            if here in above:
-                faults[prefix] = "a link back to a folder above it"
-                return
-            with os.scandir(folder) as entries:
-                found = list(entries)
-        except OSError as e:
-            faults[prefix or str(root)] = f"cannot be read: {e.strerror}"
-            return
-        for entry in found:
-            if entry.name.startswith(".") or entry.name == "__MACOSX":
-                others["hidden"] += 1
-            elif entry.is_dir():
-                visit(entry.path, f"{prefix}{entry.name}/", (*above, here))
-            else:
-                add(entry, prefix + entry.name)
-
-    def add(entry: os.DirEntry, name: str) -> None:
-        suffix = os.path.splitext(name)[1].lower()
-        if suffix not in SUFFIXES:
-            others[suffix or "no suffix"] += 1
-            return
-        try:
-            key = normalise_key(name)
-            key.encode()
-        except UnicodeEncodeError:
-            faults[ascii(name)] = "the name is not UTF-8; the file is left out"
-            return
-        try:
-            sizes[key] = entry.stat().st_size
-        except OSError:
-            sizes[key] = -1
-            faults[key] = "a link to nothing"
-        if sizes[key] == 0:
-            faults[key] = "the file is empty (0 bytes)"
-
-    visit(os.fspath(root), "", ())
-    return Tree(dict(sorted(sizes.items())), dict(others), faults)
-
-
-def index(root: str | Path, *, benchmark: str = "") -> Index:
-    """Reads a folder whose folders tell label, generator and split.
+def label_folders(root: str | Path, *, benchmark: str = "") -> Index:
+    """Indexes a folder whose folders tell label, generator and split.
 
     A folder of `SPLITS` gives the split, the first other folder above the label the
-    generator. An image that is in no label folder has no label.
+    generator. An image that is in no label folder has no label. A lone folder of real
+    images serves the generators that have none, `protocol.complete_real_sources`.
 
     Args:
       root: the folder the keys are relative to.
@@ -166,37 +223,90 @@ def index(root: str | Path, *, benchmark: str = "") -> Index:
     """
     found = tree(root)
     if not found.sizes:
-        raise ValueError(f"no image below {root}; suffixes looked for: {SUFFIXES}")
+        raise ValueError(
+            f"no image below {os.fspath(root)!r}; suffixes looked for: "
+            f"{', '.join(SUFFIXES)}"
+        )
     records = []
     for key in found.sizes:
         label, generator, split = _place(key.split("/")[:-1])
         records.append(Record(key, label, benchmark, generator, split))
-    notes = passed_over(found)
+    notes = skipped(found)
     without = sum(record.label is None for record in records)
     if without:
         notes.append(
             f"{without} images have no label: none of the folders above them is "
             f"{', '.join(LABEL_FOLDERS)}"
         )
-    faults = [f"{path}: {what}" for path, what in sorted(found.faults.items())]
-    return Index(records, faults, notes, settings={"benchmark": benchmark})
-
-
-def records(root: str | Path, *, benchmark: str = "") -> Iterator[Record]:
-    """Yields the records of `index` one by one."""
-    yield from index(root, benchmark=benchmark).records
-
-
-def passed_over(found: Tree) -> list[str]:
-    """Returns the note on files that are no images, if there are any."""
-    kinds = ", ".join(f"{n} {suffix}" for suffix, n in sorted(found.others.items()))
-    return [f"passed over, not images by their names: {kinds}"] if kinds else []
+    return Index(
+        records,
+        [f"{path}: {what}" for path, what in sorted(found.faults.items())],
+        notes,
+        protocol.complete_real_sources([vars(record) for record in records]),
+        {"benchmark": benchmark},
+    )
 
 
 def _place(folders: list[str]) -> tuple[str | None, str, str]:
+    """Label, generator and split that the folders above an image tell."""
     marks = [i for i, name in enumerate(folders) if name in LABEL_FOLDERS]
     label = LABEL_FOLDERS[folders[marks[-1]]] if marks else None
     above = folders[: marks[-1]] if marks else folders
     split = next((name for name in above if name in SPLITS), "")
     generator = next((name for name in above if name not in SPLITS), "")
     return label, generator, split
+
+
+# ---------------------------------------------------------------------------- dataset
+
+
+class FolderDataset(RecordList):
+    """A `Dataset` of a folder of images, joined with its sidecar files.
+
+    Attributes:
+      records, image_root, facts, sha256: as of `RecordList`; `facts` is what
+        `item-jax index` writes as `records.run.json`.
+      index: what was found in the folder.
+      report: what the join found.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        captions: str | Path | None = None,
+        objects: str | Path | None = None,
+        *,
+        index: Index | None = None,
+        threshold: float | None = None,
+    ):
+        """Indexes a folder and joins its sidecar files.
+
+        Args:
+          root: the folder of the images.
+          captions: path of `captions.jsonl`, or None.
+          objects: path of `objects.jsonl`, or None.
+          index: of `root`, such as `layout.find` returns; by default `label_folders`.
+          threshold: for the report, see `join.join`.
+
+        Raises:
+          ValueError: when there is no image, for damaged sidecar files, or for captions
+            and objects of differently perturbed pixels.
+        """
+        self.index = label_folders(root) if index is None else index
+        captioner = join.sidecar_facts(captions, "captioner")
+        grounder = join.sidecar_facts(objects, "grounder")
+        join.check_perturbations(captioner, grounder)
+        records, self.report = join.join(
+            self.index.records,
+            captions=captions,
+            objects=objects,
+            threshold=threshold,
+        )
+        facts = {
+            "images": str(Path(root).resolve()),
+            "captioner": captioner,
+            "grounder": grounder,
+            "real_sources": self.index.real_sources,
+            "index": self.index.settings | {"faults": self.index.faults},
+        }
+        super().__init__(records, facts=facts)

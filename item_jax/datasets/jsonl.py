@@ -1,27 +1,29 @@
 """Records from a `records.jsonl`, made by `item-jax index` or by any other program.
 
-One line an image; only `key` is a must:
+One line for each image; only `key` is required:
 
     {"key": "a/b.png", "label": "fake", "generator": "mine", "split": "test",
      "caption": "a dog", "objects": [{"phrase": "dog", "box": [0, 0, 1, 1]}]}
 
-Beside it may stand `records.run.json`: `images`, the folder the keys are relative to;
-`captioner` and `grounder`; and `pairs`, {generator: source of its real images}.
+A file `records.run.json` beside it may hold the facts of `dataset.Dataset`: `images`,
+the folder the keys are relative to; `captioner` and `grounder`; and `real_sources`.
 """
 
 from __future__ import annotations
 
-import json
+import os
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from item_jax import files
+from item_jax.datasets.dataset import check_facts, checked, read_from
 from item_jax.progress import progress
 from item_jax.records import (
     Record,
+    check_count,
     digest,
     iter_records,
     read_records,
@@ -32,27 +34,51 @@ from item_jax.records import (
 SHOW_PROGRESS_FROM = 100_000
 
 
-class RecordFile(Sequence):
-    """The records of a file, which stay on disk: a record is parsed when asked for.
+class RecordFile:
+    """A `Dataset` whose records stay on disk: a record is parsed when asked for.
 
-    All are read and checked once, in the beginning; 8 bytes a record stay in memory.
-    Threads may share it, and a pickled one opens the file anew.
+    All are read and checked once, at the beginning; 8 bytes a record stay in memory.
+    Threads may share it, and a pickled one opens the file again.
 
     Attributes:
       path: the `.jsonl` file.
-      records_sha256: `item_jax.records.digest` of all its records.
+      image_root: the folder the keys are relative to, or None when unknown.
+      facts, sha256: see `item_jax.datasets.dataset.Dataset`.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(
+        self, path: str | os.PathLike, image_root: str | os.PathLike | None = None
+    ):
         """Reads the file through.
 
+        Args:
+          path: the `.jsonl` file.
+          image_root: the folder the keys are relative to; by default what
+            `records.run.json` says.
+
         Raises:
-          ValueError: for an invalid record or a key that stands there twice, naming
-            file and line.
+          ValueError: for a missing or empty file, an invalid record or a duplicated
+            key, naming file and line; or for a damaged `records.run.json`.
         """
         self.path = Path(path)
+        if not self.path.is_file():
+            raise ValueError(
+                f"no records at {path}: make them with `item-jax index ... --out "
+                f"{path}`, or set --config.data.records"
+            )
+        beside = self.path.with_suffix(".run.json")
+        content = files.read_json(beside) if beside.is_file() else {}
+        self.facts = check_facts(content, beside)
+        if image_root is not None:
+            self.facts["images"] = os.fspath(image_root)
+        self.image_root = self.facts["images"]
         self._version = _version(self.path)
         self._offsets = array("q", _line_offsets(self.path))
+        check_count(self.path, len(self._offsets))
+        self.sha256 = self._check_all()
+
+    def _check_all(self) -> str:
+        """Parses every record; returns their digest."""
         hashes = array("q")
 
         def noted() -> Iterator[Record]:
@@ -64,39 +90,33 @@ class RecordFile(Sequence):
                     bar.update()
                     yield record
 
-        self.records_sha256 = digest(noted())
+        sha256 = digest(noted())
         if len(np.unique(np.frombuffer(hashes, np.int64))) < len(hashes):
-            # Names the two records; or finds that two keys share a hash, no more.
+            # Either it names the two records, or two keys only share a hash.
             read_records(self.path)
+        return sha256
 
     def __len__(self) -> int:
         return len(self._offsets)
 
-    def __getitem__(self, number):
-        """Returns the record of a number, or the list of those of a slice.
+    def record(self, number: int) -> Record:
+        """Returns a record.
 
         Raises:
-          IndexError: for a number that is not there.
-          RuntimeError: when the file has changed since it was read through.
+          IndexError: unless 0 <= number < len(self).
+          RuntimeError: when the file has changed since it was opened.
         """
-        if isinstance(number, slice):
-            return [self[i] for i in range(len(self))[number]]
-        offset = self._offsets[number]
+        offset = self._offsets[checked(number, len(self))]
         with open(self.path, "rb") as f:
-            self._check_version()
+            if _version(self.path) != self._version:
+                raise RuntimeError(
+                    f"{self.path} has changed since it was opened: start again"
+                )
             f.seek(offset)
-            return record_from_json(json.loads(f.readline()))
+            return record_from_json(files.parse_json(f.readline(), self.path))
 
-    def __iter__(self) -> Iterator[Record]:
-        """Reads the file through once more; raises what `[]` does."""
-        self._check_version()
-        return iter_records(self.path)
-
-    def _check_version(self) -> None:
-        if _version(self.path) != self._version:
-            raise RuntimeError(
-                f"{self.path} has changed since it was read: start again"
-            )
+    def read(self, number: int) -> bytes:
+        return read_from(self.image_root, self.record(number))
 
 
 def _version(path: Path) -> tuple[int, ...]:
@@ -112,34 +132,3 @@ def _line_offsets(path: Path) -> Iterator[int]:
             if line.strip():
                 yield position
             position += len(line)
-
-
-def load(path: str | Path) -> tuple[RecordFile, dict[str, Any]]:
-    """Reads the records and what is known of them.
-
-    Args:
-      path: the `.jsonl` file.
-
-    Returns:
-      The records, and `records.run.json`, empty when there is none.
-
-    Raises:
-      ValueError: for a missing file, an invalid record or a key that stands there
-        twice, naming file and line; or a `run.json` that is no JSON object.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(
-            f"no records at {path}: make them with `item-jax index ... --out {path}` "
-            "or set --config.data.records"
-        )
-    beside = path.with_suffix(".run.json")
-    run: Any = {}
-    if beside.is_file():
-        try:
-            run = json.loads(beside.read_text(encoding="utf-8"))
-        except ValueError as e:
-            raise ValueError(f"{beside}: no JSON ({e})") from e
-        if not isinstance(run, dict):
-            raise ValueError(f"{beside}: no JSON object: {run!r}")
-    return RecordFile(path), run

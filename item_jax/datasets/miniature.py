@@ -8,7 +8,6 @@ scores on a benchmark.
 
 from __future__ import annotations
 
-import os
 import shutil
 import zipfile
 from importlib import resources
@@ -16,11 +15,26 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from item_jax import config
+from item_jax import config, files
+from item_jax.datasets.folder import FolderDataset
+from item_jax.datasets.local import shared_folder
+
+
+def dataset() -> FolderDataset:
+    """Opens the world's images with their captions and objects.
+
+    It is unpacked once for each version of the asset, into the temporary folder.
+    """
+    with resources.as_file(_asset()) as path:
+        version = files.sha256(path)[:16]
+    world = unpack(shared_folder() / f"miniature-{version}")
+    return FolderDataset(
+        world / "images", world / "captions.jsonl", world / "objects.jsonl"
+    )
 
 
 def unpack(folder: str | Path) -> Path:
-    """Unpacks the world and returns where it stands.
+    """Unpacks the world and returns where it is.
 
     Args:
       folder: gets `miniature/` with `clip/` (a checkpoint in Hugging Face format),
@@ -29,15 +43,20 @@ def unpack(folder: str | Path) -> Path:
     target = Path(folder) / "miniature"
     if target.is_dir():
         return target
-    partial = Path(folder) / f"miniature.{os.getpid()}.partial"
-    asset = resources.files("item_jax") / "assets" / "miniature.zip"
-    with resources.as_file(asset) as path, zipfile.ZipFile(path) as world:
+    partial = files.partial_name(target)
+    with resources.as_file(_asset()) as path, zipfile.ZipFile(path) as world:
         world.extractall(partial)
     try:
         partial.rename(target)
-    except OSError:  # somebody else was faster
+    except OSError:
         shutil.rmtree(partial)
-    return target
+        if not target.is_dir():
+            raise
+    return target  # perhaps that of another process, which was faster
+
+
+def _asset():
+    return resources.files("item_jax") / "assets" / "miniature.zip"
 
 
 def get_config(world: str | Path) -> ConfigDict:

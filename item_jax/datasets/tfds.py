@@ -1,8 +1,8 @@
 """A data set packed once with TensorFlow Datasets, as ArrayRecord, without TensorFlow.
 
-    build(records, images=root, data_dir="packed", name="forensynths")
+    build(open_dataset("run/records.jsonl"), data_dir="packed", name="forensynths")
     pack = Pack("packed/item/forensynths/1.0.0")     # or gs://bucket/...
-    record, data = pack[0]                           # data: the original file
+    pack.record(0), pack.read(0)                     # read: the original file
 
 Every example holds the file as it was, so that one decoder, `item_jax.images`, decides
 what its pixels are; embeddings from a pack equal those from the folder byte for byte.
@@ -20,7 +20,7 @@ import json
 import logging
 import os
 import re
-import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,16 +29,25 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from item_jax import images as images_lib
+from item_jax import files
+from item_jax.datasets.dataset import Dataset, check_facts, checked, digest, facts
+from item_jax.datasets.dataset import records as all_records
+from item_jax.datasets.local import shared_folder
+from item_jax.datasets.pack_metadata import (
+    SCHEMA,
+    read_builder,
+    read_metadata,
+    spans,
+)
+from item_jax.images import ImageError
 from item_jax.progress import progress
-from item_jax.records import LABELS, Record, digest, record_from_json
+from item_jax.records import LABELS, Record, record_from_json
 
-SCHEMA = "item-pack/1"
 VERSION = "1.0.0"
 
 
 class Item(tfds.core.GeneratorBasedBuilder):
-    """The TFDS builder of a pack; `build` makes it, with the records it is made of."""
+    """The TFDS builder of a pack, which `build` makes."""
 
     VERSION = tfds.core.Version(VERSION)
 
@@ -106,25 +115,17 @@ class Item(tfds.core.GeneratorBasedBuilder):
 
 
 def build(
-    records: Sequence[Record],
-    *,
-    images: str | Path,
-    data_dir: str | Path,
-    name: str,
-    run: dict[str, Any] | None = None,
-    shards: int = 0,
+    dataset: Dataset, *, data_dir: str | Path, name: str, shards: int = 0
 ) -> epath.Path:
-    """Packs records and their files.
+    """Packs a data set with its image files.
 
     The folder takes its name when it is whole; what a killed build leaves is called
-    `incomplete.*` and is no pack. A build begins anew, it does not resume.
+    `incomplete.*` and is not a pack. A build starts from scratch, it does not resume.
 
     Args:
-      records: in the order they shall be read in.
-      images: the folder the keys are relative to.
+      dataset: is read in order.
       data_dir: gets `item/NAME/1.0.0`; a local folder or gs://...
-      name: of the data set: letters, digits, `_`, `-` and `.`.
-      run: what `records.run.json` says of captioner, grounder and pairs.
+      name: of the pack: letters, digits, `_`, `-` and `.`.
       shards: files of a split, at most as many as the smallest split has images; 0 for
         as many as make them 64 to 128 MB, which is TFDS's rule.
 
@@ -138,35 +139,32 @@ def build(
     """
     if not re.fullmatch(r"[\w.-]+", name):
         raise ValueError(f"name {name!r}; allowed: letters, digits, '_', '-' and '.'")
-    if not records:
+    if not len(dataset):
         raise ValueError("no records to pack")
     folder = epath.Path(data_dir) / "item" / name / VERSION
     if folder.exists():
         raise ValueError(f"{folder} exists; delete it, or choose another --name")
+    splits = [_split_name(record.split) for record in all_records(dataset)]
     parts: dict[str, list[int]] = {}
-    for number, record in enumerate(records):
-        parts.setdefault(_split_name(record.split), []).append(number)
-    runs = [
-        [split, len(list(own))]
-        for split, own in itertools.groupby(_split_name(r.split) for r in records)
-    ]
-    run = run or {}
+    for number, split in enumerate(splits):
+        parts.setdefault(split, []).append(number)
     metadata = {
         "schema": SCHEMA,
-        "records": len(records),
-        "records_sha256": digest(records),
-        "runs": runs,
-        "run": {k: run.get(k) for k in ("captioner", "grounder", "pairs", "index")},
+        "records": len(splits),
+        "records_sha256": digest(dataset),
+        "runs": [[split, len(list(run))] for split, run in itertools.groupby(splits)],
+        # Without the folder of the images, which is of no use in a pack.
+        "run": {k: v for k, v in facts(dataset).items() if k != "images"},
     }
     smallest = min(len(numbers) for numbers in parts.values())
-    with progress("build", len(records), "img") as bar, _quiet():
+    with progress("build", len(splits), "img") as bar, _quiet():
 
-        def examples(numbers):
+        def examples(numbers: Sequence[int]) -> Iterator[tuple[Record, bytes]]:
             for number in numbers:
-                record = records[number]
+                record = dataset.record(number)
                 try:
-                    data = images_lib.read_bytes(images, record.key)
-                except images_lib.ImageError as e:
+                    data = dataset.read(number)
+                except ImageError as e:
                     raise ValueError(
                         f"{record.key!r}: {e}; a pack needs every file of its records"
                     ) from e
@@ -213,110 +211,94 @@ def _quiet() -> Iterator[None]:
         tfds.enable_progress_bar()
 
 
-class Pack(Sequence):
-    """A packed data set: `(record, bytes of its file)` by number, in order.
+# ---------------------------------------------------------------------------- reading
+
+
+class Pack:
+    """A packed `Dataset`.
 
     Shards are opened when first read, so that a process of many touches only its own.
     A shard on a bucket is copied to the local disk first, and kept there.
 
     Attributes:
       folder: where it is.
-      run: `captioner`, `grounder`, `pairs` and `index` of the build.
-      records_sha256: `item_jax.records.digest` of all its records.
+      facts, sha256: see `item_jax.datasets.dataset.Dataset`; `facts["images"]` is None,
+        since the files are inside.
     """
 
     def __init__(self, folder: str | Path):
         """Opens a pack.
 
         Raises:
-          ValueError: when there is none, or files of it are missing, naming them.
+          ValueError: when there is none, its metadata are damaged (naming file and
+            field), or files of it are missing, naming them.
         """
         self.folder = epath.Path(folder)
-        path = self.folder / "metadata.json"
-        if not path.exists():
-            raise ValueError(
-                f"no pack in {folder}: {path} is missing. Make one with `item-jax "
-                "build-dataset`; what an interrupted build leaves is not one"
-            )
-        said = json.loads(path.read_text())
-        if said.get("schema") != SCHEMA:
-            raise ValueError(
-                f"{path} is of schema {said.get('schema')!r}; this version reads "
-                f"{SCHEMA!r}"
-            )
-        self.run = said["run"]
-        self.records_sha256 = said["records_sha256"]
-        builder = tfds.builder_from_directory(self.folder)
-        self._features = builder.info.features
-        shards = {
-            split: list(zip(info.filepaths, info.shard_lengths))
-            for split, info in builder.info.splits.items()
-        }
-        missing = [
-            file.name for own in shards.values() for file, _ in own if not file.exists()
-        ]
-        if missing:
-            raise ValueError(
-                f"{self.folder} lacks {', '.join(missing)}; build it again"
-            )
-        # Runs of consecutive examples: where each begins, and in which file.
-        self._starts: list[int] = []
-        self._places: list[tuple[epath.Path, int]] = []
-        self._length = 0
-        for split, count in said["runs"]:
-            while count:
-                file, left = shards[split].pop(0)
-                taken = min(count, left)
-                whole = builder.info.splits[split]
-                first = whole.shard_lengths[whole.filepaths.index(file)] - left
-                self._starts.append(self._length)
-                self._places.append((file, first))
-                self._length += taken
-                count -= taken
-                if taken < left:
-                    shards[split].insert(0, (file, left - taken))
-        if self._length != said["records"]:
-            raise ValueError(
-                f"{self.folder} holds {self._length} examples, "
-                f"{said['records']} expected"
-            )
+        metadata = read_metadata(self.folder)
+        self.facts = check_facts(metadata["run"], self.folder / "metadata.json")
+        self.facts["images"] = None
+        self.sha256 = metadata["records_sha256"]
+        self._length = metadata["records"]
+        self._features, shards = read_builder(self.folder)
+        self._spans = spans(metadata["runs"], shards, self.folder / "metadata.json")
+        self._starts = [span.start for span in self._spans]
+        self._open_files()
+
+    def _open_files(self) -> None:
         self._readers: dict[epath.Path, Any] = {}
+        # A record and its file are one example, and asked for one after the other.
+        self._last = threading.local()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in vars(self).items() if k not in ("_readers", "_last")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._open_files()
 
     def __len__(self) -> int:
         return self._length
 
-    def __getitem__(self, number: int) -> tuple[Record, bytes]:
-        """Returns a record and the content of its file.
+    def record(self, number: int) -> Record:
+        """Returns a record.
 
         Raises:
-          IndexError: beyond the end.
+          IndexError: unless 0 <= number < len(self).
           ValueError: when the shard is damaged, naming it.
         """
-        if not 0 <= number < self._length:
-            raise IndexError(f"example {number} of {self._length}")
-        run = bisect.bisect_right(self._starts, number) - 1
-        file, first = self._places[run]
+        return self._example(number)[0]
+
+    def read(self, number: int) -> bytes:
+        """Returns the original image file of a record; raises what `record` does."""
+        return self._example(number)[1]
+
+    def _example(self, number: int) -> tuple[Record, bytes]:
+        if getattr(self._last, "number", None) != number:
+            self._last.example = self._read_example(checked(number, len(self)))
+            self._last.number = number
+        return self._last.example
+
+    def _read_example(self, number: int) -> tuple[Record, bytes]:
+        span = self._spans[bisect.bisect_right(self._starts, number) - 1]
         try:
             example = self._features.deserialize_example_np(
-                self._reader(file)[first + number - self._starts[run]],
+                self._reader(span.file)[span.first + number - span.start],
                 decoders={"image": tfds.decode.SkipDecoding()},
             )
+            row = files.parse_json(example["record"], "its record")
+            return record_from_json(row), example["image"]
         except Exception as e:  # riegeli's errors have many classes and empty messages
             raise ValueError(
-                f"{file} is damaged ({type(e).__name__} {e}); build the pack again"
+                f"{span.file} is damaged ({type(e).__name__} {e}); build the pack again"
             ) from e
-        return record_from_json(json.loads(example["record"])), example["image"]
 
-    def __getstate__(self):
-        return self.__dict__ | {"_readers": {}}
-
-    def _reader(self, file: epath.Path):
+    def _reader(self, file: epath.Path) -> Any:
         if file not in self._readers:
             from array_record.python.array_record_data_source import (
                 ArrayRecordDataSource,
             )
 
-            path = fetch(file, mark=self.records_sha256) if _remote(file) else file
+            path = fetch(file, mark=self.sha256) if _remote(file) else file
             self._readers[file] = ArrayRecordDataSource([os.fspath(path)])
         return self._readers[file]
 
@@ -330,14 +312,12 @@ def fetch(file: epath.Path, *, mark: str) -> Path:
 
     Args:
       file: anywhere `etils.epath` reads.
-      mark: tells versions of the file apart.
+      mark: distinguishes versions of the file.
     """
     name = hashlib.sha256(f"{os.fspath(file)} {mark}".encode()).hexdigest()[:32]
-    folder = Path(tempfile.gettempdir()) / f"item-jax-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    target = folder / name
+    target = shared_folder() / name
     if not target.exists():
-        partial = folder / f"{name}.{os.getpid()}.partial"
+        partial = files.partial_name(target)
         file.copy(partial, overwrite=True)
         os.replace(partial, target)
     return target

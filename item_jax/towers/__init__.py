@@ -1,1 +1,1 @@
-"""CLIP towers: the architecture, the files it is read from, and reading them."""
+"""The towers: image and text encoders of one joint space. README.md is the map."""

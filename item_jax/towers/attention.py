@@ -1,4 +1,4 @@
-"""Multi-head attention of the towers: written out, or as suits a device better."""
+"""Multi-head attention of the towers: written out, or whatever a device runs faster."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WRITTEN_OUT = "written_out"
 # The same, a sequence at a time, so that its weights stay in the cache of a CPU.
 ONE_BY_ONE = "one_by_one"
 
-# From this size of one sequence's weights in float32, [H, T, T], that pays. On two
+# Bytes of one sequence's weights in float32, [H, T, T], from which that pays. On two
 # cores with 1 MiB of L2 each, image tower and batch of `scripts/benchmark.py`: 13%
 # faster at ViT-L/14 (4.0 MiB), equal at B/16 (1.8), 2% slower at B/32 (0.1).
 LONG = 2**20
@@ -29,7 +29,15 @@ LONG = 2**20
 TOLERANCE = 0.05
 
 
-def attend(q, k, v, *, causal: bool, implementation: str = WRITTEN_OUT, row=None):
+def attend(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    causal: bool,
+    implementation: Any = WRITTEN_OUT,
+    row: jax.Array | None = None,
+) -> jax.Array:
     """Softmax attention, its softmax in float32.
 
     Args:
@@ -37,8 +45,8 @@ def attend(q, k, v, *, causal: bool, implementation: str = WRITTEN_OUT, row=None
       causal: whether a position sees only itself and those before it.
       implementation: `WRITTEN_OUT`, `ONE_BY_ONE`, or one of
         `jax.nn.dot_product_attention`.
-      row: int32 `[B]`, the one position of each sequence that is wanted. That is a
-        small product, which no kernel is needed for: it is always written out.
+      row: int32 `[B]`, the one position of each sequence that is needed. That is a
+        small product, which needs no kernel: it is always written out.
 
     Returns:
       `[B, T, H, d]`, or `[B, 1, H, d]` with `row`.
@@ -74,7 +82,7 @@ def attend(q, k, v, *, causal: bool, implementation: str = WRITTEN_OUT, row=None
     return h.transpose(0, 2, 1, 3)
 
 
-def precision(dtype) -> jax.lax.Precision | None:
+def precision(dtype: Any) -> jax.lax.Precision | None:
     """Returns the precision of matrix products in a dtype.
 
     float32 is the reference mode, so it must not fall to TF32 on a GPU or to bfloat16
@@ -93,7 +101,7 @@ def preferred(device: jax.Device, dtype: Any, shape: tuple[int, int, int]) -> st
     weights to memory (T = 256, d = 64 on an RTX 4080: 0.62 against 3.99 ms, says
     github.com/AshishKumar4/dew, docs/performance.md). Whether it runs depends on card,
     driver, cuDNN and sizes, so it is tried on two sequences and its result compared;
-    where it fails, a warning says why.
+    if it fails, a warning says why.
 
     Args:
       device: where the tower runs.
@@ -116,7 +124,9 @@ def preferred(device: jax.Device, dtype: Any, shape: tuple[int, int, int]) -> st
     return WRITTEN_OUT
 
 
-def fault(implementation: str, device, dtype, shape) -> str | None:
+def fault(
+    implementation: str, device: jax.Device, dtype: Any, shape: tuple[int, int, int]
+) -> str | None:
     """Tries an implementation against the written-out attention.
 
     Args:

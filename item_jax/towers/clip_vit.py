@@ -1,147 +1,51 @@
 """CLIP with vision transformers (Radford et al., arXiv 2103.00020), in Flax Linen.
 
-Both towers are pre-LayerNorm transformers. Only one row of a tower's output is pooled
-(class token, EOS), so the last block computes that row alone, which is exact. What
-differs between checkpoints (sizes, activation, epsilon, EOS rule, pixel statistics) is
-read from the checkpoint's own configuration.
-
-The layers are written out rather than stacked and scanned: measured on a CPU, a scan
-copies each layer's weights out of the stack in every call (7% of ViT-B/32's time), and
-compiling takes as long.
+Both towers are pre-LayerNorm transformers, pooled at one position: the image tower at
+its class token, the text tower at the first EOS. What differs between checkpoints
+(sizes, activation, epsilon, EOS rule, pixel statistics) is in its configuration
+(`clip_vit_config.py`); `clip_vit_keys.py` says where each parameter is in the files.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
+import os
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from item_jax.towers.attention import WRITTEN_OUT, attend, precision, preferred
+from item_jax.towers.attention import WRITTEN_OUT, preferred
+from item_jax.towers.checkpoint import CheckpointFiles
+from item_jax.towers.checks import part
+from item_jax.towers.clip_vit_config import Config, digest_text, read_config
+from item_jax.towers.clip_vit_keys import LAYOUTS
+from item_jax.towers.transformer import LayerNorm, dense, pooled_blocks
 
-ACTIVATIONS = {
-    # openai/CLIP model.py: the approximation its weights were trained with.
-    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
-    # LAION and DataComp weights; jax.nn.gelu's own default is the tanh form.
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-    "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
-}
+__all__ = [
+    "LAYOUTS",
+    "TOKENIZER_FILES",
+    "Config",
+    "digest_text",
+    "encode_image",
+    "encode_text",
+    "encoder",
+    "load_tokenizer",
+    "pad_tokens",
+    "param_shapes",
+    "read_config",
+    "tokenize",
+]
 
+# Part of the checkpoint's checksum, in this order.
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt")
 
-@dataclasses.dataclass(frozen=True)
-class TransformerConfig:
-    """The sizes of one tower's transformer."""
-
-    width: int
-    layers: int
-    heads: int
-    mlp_width: int
-    activation: str
-    eps: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """A CLIP model as its checkpoint describes it.
-
-    Attributes:
-      embed_dim: D, the width of the joint space.
-      image_size: S, the side of a view in pixels.
-      patch_size: the side of a patch in pixels.
-      image_mean, image_std: pixel statistics on [0, 1], one per channel.
-      context_length: the longest text in tokens, 77.
-      vocab_size: rows of the token table.
-      eos_token_id: the token whose first occurrence is pooled.
-      vision, text: the two transformers.
-    """
-
-    embed_dim: int
-    image_size: int
-    patch_size: int
-    image_mean: tuple[float, float, float]
-    image_std: tuple[float, float, float]
-    context_length: int
-    vocab_size: int
-    eos_token_id: int
-    vision: TransformerConfig
-    text: TransformerConfig
-
-
-class LayerNorm(nn.Module):
-    """LayerNorm with its statistics in float32, as openai/CLIP runs it."""
-
-    eps: float
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x):
-        norm = nn.LayerNorm(
-            epsilon=self.eps, dtype=jnp.float32, use_fast_variance=False, name="norm"
-        )
-        return norm(x).astype(self.dtype)
-
-
-class Block(nn.Module):
-    """One residual block: attention, then MLP, each behind a LayerNorm."""
-
-    config: TransformerConfig
-    causal: bool
-    dtype: Any
-    attention: str
-
-    @nn.compact
-    def __call__(self, x, row=None):
-        """Maps `[B, T, width]` to itself.
-
-        Args:
-          x: `[B, T, width]`.
-          row: int32 `[B]`, the one position of each sequence whose output is wanted;
-            the result is then `[B, 1, width]`.
-        """
-        c = self.config
-        batch, length, width = x.shape
-
-        h = LayerNorm(c.eps, self.dtype, name="ln_1")(x)
-        qkv = _dense(3 * width, self.dtype, name="qkv")(h)
-        qkv = qkv.reshape(batch, length, 3, c.heads, width // c.heads)
-        h = attend(
-            *(qkv[:, :, i] for i in range(3)),
-            causal=self.causal,
-            implementation=self.attention,
-            row=row,
-        )
-        h = h.reshape(batch, -1, width)
-        if row is not None:
-            x = jnp.take_along_axis(x, row[:, None, None], axis=1)
-        x = x + _dense(width, self.dtype, name="out")(h)
-
-        h = LayerNorm(c.eps, self.dtype, name="ln_2")(x)
-        h = _dense(c.mlp_width, self.dtype, name="fc_1")(h)
-        h = ACTIVATIONS[c.activation](h)
-        return x + _dense(width, self.dtype, name="fc_2")(h)
-
-
-def _dense(features, dtype, *, name, use_bias=True):
-    return nn.Dense(
-        features,
-        use_bias=use_bias,
-        dtype=dtype,
-        param_dtype=dtype,
-        precision=precision(dtype),
-        name=name,
-    )
-
-
-def _pooled(x, row, config, *, causal, dtype, attention=WRITTEN_OUT):
-    """All blocks in turn; returns the output of one row each, `[B, width]`."""
-    for i in range(config.layers):
-        last = i == config.layers - 1
-        block = Block(config, causal, dtype, attention, name=f"block_{i}")
-        x = block(x, row if last else None)
-    return x[:, 0]
+# Lengths texts are cut to, in tokens; with a causal tower pooled at its EOS the cut is
+# exact, and 16 tokens cost a fifth of 77.
+TEXT_BUCKETS = (8, 16, 24, 32, 48)
 
 
 class VisionTower(nn.Module):
@@ -152,7 +56,7 @@ class VisionTower(nn.Module):
     attention: str = WRITTEN_OUT
 
     @nn.compact
-    def __call__(self, views):
+    def __call__(self, views: jax.Array) -> jax.Array:
         """Maps uint8 views `[B, S, S, 3]` to embeddings `[B, D]`, un-normalised."""
         c, width = self.config, self.config.vision.width
         mean = jnp.asarray(c.image_mean, jnp.float32).reshape(1, 1, 1, 3)
@@ -163,7 +67,7 @@ class VisionTower(nn.Module):
         batch = x.shape[0]
         x = x[:, : side * p, : side * p].reshape(batch, side, p, side, p, 3)
         x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, side * side, p * p * 3)
-        x = _dense(width, self.dtype, name="patch_embedding", use_bias=False)(x)
+        x = dense(width, self.dtype, name="patch_embedding", use_bias=False)(x)
         normal = nn.initializers.normal(0.02)
         cls = self.param("class_embedding", normal, (width,), self.dtype)
         cls = jnp.broadcast_to(cls, (batch, 1, width))
@@ -173,7 +77,7 @@ class VisionTower(nn.Module):
         x = jnp.concatenate([cls, x], axis=1) + pos[None]
         x = LayerNorm(c.vision.eps, self.dtype, name="ln_pre")(x)
         cls_row = jnp.zeros(batch, jnp.int32)
-        x = _pooled(
+        x = pooled_blocks(
             x,
             cls_row,
             c.vision,
@@ -182,7 +86,7 @@ class VisionTower(nn.Module):
             attention=self.attention,
         )
         x = LayerNorm(c.vision.eps, self.dtype, name="ln_post")(x)
-        return _dense(c.embed_dim, self.dtype, name="projection", use_bias=False)(x)
+        return dense(c.embed_dim, self.dtype, name="projection", use_bias=False)(x)
 
 
 class TextTower(nn.Module):
@@ -192,7 +96,7 @@ class TextTower(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, tokens):
+    def __call__(self, tokens: jax.Array) -> jax.Array:
         """Maps int32 tokens `[B, T]` to embeddings `[B, D]`, un-normalised.
 
         T may be anything up to `context_length` that keeps each row's first EOS: the
@@ -206,13 +110,18 @@ class TextTower(nn.Module):
         )
         x = table[tokens] + pos[None, : tokens.shape[1]]
         eos = jnp.argmax(tokens == c.eos_token_id, axis=1).astype(jnp.int32)
-        x = _pooled(x, eos, c.text, causal=True, dtype=self.dtype)
+        x = pooled_blocks(x, eos, c.text, causal=True, dtype=self.dtype)
         x = LayerNorm(c.text.eps, self.dtype, name="ln_final")(x)
-        return _dense(c.embed_dim, self.dtype, name="projection", use_bias=False)(x)
+        return dense(c.embed_dim, self.dtype, name="projection", use_bias=False)(x)
 
 
 def encode_image(
-    params, views, *, config: Config, dtype, attention: str = WRITTEN_OUT
+    params: Mapping[str, Any],
+    views: Any,
+    *,
+    config: Config,
+    dtype: Any,
+    attention: str = WRITTEN_OUT,
 ) -> jax.Array:
     """The image tower as a pure function.
 
@@ -228,10 +137,13 @@ def encode_image(
       float32 `[B, D]`, un-normalised.
     """
     tower = VisionTower(config, dtype, attention)
-    return tower.apply({"params": params}, views).astype("float32")
+    embeddings: Any = tower.apply({"params": params}, views)
+    return embeddings.astype("float32")
 
 
-def encode_text(params, tokens, *, config: Config, dtype) -> jax.Array:
+def encode_text(
+    params: Mapping[str, Any], tokens: Any, *, config: Config, dtype: Any
+) -> jax.Array:
     """The text tower as a pure function: int32 `[B, T]` -> float32 `[B, D]`.
 
     Args:
@@ -239,14 +151,17 @@ def encode_text(params, tokens, *, config: Config, dtype) -> jax.Array:
       tokens: see `TextTower`.
       config, dtype: as for `encode_image`.
     """
-    return TextTower(config, dtype).apply({"params": params}, tokens).astype("float32")
+    embeddings: Any = TextTower(config, dtype).apply({"params": params}, tokens)
+    return embeddings.astype("float32")
 
 
-def encoder(tower: str, *, config: Config, dtype, device: jax.Device):
+def encoder(
+    tower: str, *, config: Config, dtype: Any, device: jax.Device
+) -> Callable[[Any, jax.Array], jax.Array]:
     """Returns the "vision" or "text" tower as `fn(params, rows)`, for a device.
 
     Texts are short (16 tokens, mostly), and their attention is always written out;
-    that of the views is the one preferred on the device.
+    that of the views is what suits the device.
     """
     if tower == "text":
         return functools.partial(encode_text, config=config, dtype=dtype)
@@ -261,7 +176,7 @@ def encoder(tower: str, *, config: Config, dtype, device: jax.Device):
     )
 
 
-def param_shapes(config: Config, dtype) -> dict[str, Any]:
+def param_shapes(config: Config, dtype: Any) -> dict[str, Any]:
     """Returns the tree of all parameters as shapes, without memory."""
     size = config.image_size
     views = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
@@ -273,3 +188,115 @@ def param_shapes(config: Config, dtype) -> dict[str, Any]:
         # exp() of it scales cosines to CLIP's zero-shot logits.
         "logit_scale": jax.ShapeDtypeStruct((), jnp.float32),
     }
+
+
+# ---- Text ---------------------------------------------------------------------------
+
+
+def load_tokenizer(files: CheckpointFiles, config: Config) -> Any:
+    """Returns CLIP's tokenizer (`transformers.CLIPTokenizer`).
+
+    Args:
+      files: of the checkpoint.
+      config: its configuration, which the tokenizer must fit.
+
+    Raises:
+      ValueError: if there is none, it is damaged, it is of another kind, its EOS is
+        not the configuration's, or it has ids beyond the vocabulary.
+    """
+    # It advises whoever has no PyTorch to install it; a tokenizer needs none.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    from transformers import CLIPTokenizer
+
+    source = files.source
+    _check_tokenizer_kind(files)
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(str(files.folder))
+        eos, vocab = tokenizer.eos_token_id, tokenizer.get_vocab()
+        tokens = tokenizer(["a dog"])["input_ids"][0]
+    except Exception as e:  # its reader raises whatever a damaged file leads to
+        raise ValueError(
+            f"{source}: cannot read the tokenizer from "
+            f"{', '.join(n for n in TOKENIZER_FILES if files.has(n))}: "
+            f"{type(e).__name__}: {e}"
+        ) from e
+    if eos != config.eos_token_id or tokens[-1:] != [eos]:
+        raise ValueError(
+            f"{source}: the tokenizer ends a text with token {tokens[-1:]}, its EOS is "
+            f"{eos}, but the configuration pools at {config.eos_token_id}: they are "
+            "not of one model"
+        )
+    highest = max(vocab.values())
+    if highest >= config.vocab_size:
+        raise ValueError(
+            f"{source}: the tokenizer has token {highest}, but the text tower has "
+            f"{config.vocab_size} rows: they are not of one model"
+        )
+    return tokenizer
+
+
+def _check_tokenizer_kind(files: CheckpointFiles) -> None:
+    source = files.source
+    if not files.has("tokenizer.json"):
+        pair = ("vocab.json", "merges.txt")
+        missing = [name for name in pair if not files.has(name)]
+        if len(missing) == 2:
+            raise ValueError(
+                f"{source} has no tokenizer: neither tokenizer.json nor vocab.json "
+                "with merges.txt"
+            )
+        if missing:
+            raise ValueError(
+                f"{source} has no {missing[0]}: a tokenizer is tokenizer.json, or "
+                "vocab.json with merges.txt"
+            )
+    declared = (files.json("tokenizer_config.json") or {}).get("tokenizer_class")
+    if declared not in (None, "CLIPTokenizer", "CLIPTokenizerFast"):
+        raise ValueError(
+            f"{source}: tokenizer_config.json names {declared!r}; a CLIP ViT has a "
+            "CLIPTokenizer, and another one gives other tokens"
+        )
+    raw = files.json("tokenizer.json")
+    if raw is None:
+        return
+    model = part(raw, "model", f"{source}: tokenizer.json")
+    kind, suffix = model.get("type", "BPE"), model.get("end_of_word_suffix")
+    if kind != "BPE" or suffix != "</w>":
+        raise ValueError(
+            f"{source}: tokenizer.json is a {kind} with the word end {suffix!r}; "
+            "CLIP's is a BPE with the word end '</w>'"
+        )
+
+
+def tokenize(
+    tokenizer: Any, texts: Sequence[str], config: Config
+) -> tuple[list[list[int]], np.ndarray]:
+    """Returns the token ids of each text, EOS last, and which had to be cut.
+
+    Args:
+      tokenizer: of `load_tokenizer`.
+      texts: longer than `context_length` tokens is cut, the EOS kept.
+      config: the checkpoint's.
+
+    Returns:
+      A list of lists of token ids, and bool `[N]`.
+    """
+    length, eos = config.context_length, config.eos_token_id
+    # It would warn of long texts, not knowing that they are cut here.
+    ids = tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
+    cut = np.array([len(row) > length for row in ids], bool)
+    ids = [row if len(row) <= length else row[: length - 1] + [eos] for row in ids]
+    return ids, cut
+
+
+def pad_tokens(rows: Sequence[Sequence[int]], config: Config) -> np.ndarray:
+    """Returns token ids as int32 `[B, T]`, T the shortest bucket that fits them.
+
+    The mask is causal and the first EOS is pooled, so padding behind it changes
+    nothing, nor does leaving padding out.
+    """
+    longest, limit = max(map(len, rows)), config.context_length
+    buckets = (*(b for b in TEXT_BUCKETS if b < limit), limit)
+    length = next(b for b in buckets if b >= longest)
+    eos = config.eos_token_id
+    return np.array([[*row, *[eos] * (length - len(row))] for row in rows], np.int32)

@@ -1,7 +1,7 @@
-"""Several devices and several processes: equal results, and what they cost.
+"""Several devices and several processes: equal results, and their overhead.
 
-Emulated CPU devices and processes share the cores of one machine, so no speed-up is to
-be seen here; what is checked is that results are those of one device.
+Emulated CPU devices and processes share the cores of one machine, so they bring no
+speed-up here. The suite checks that their results equal those of one device.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from pathlib import Path
 
 import numpy as np
 
-import random_clip
 from benchmarks.embedding import make_records
 from benchmarks.race import unit
+from item_jax import testing
 from item_jax.cache import EmbeddingCache
 from item_jax.records import write_records
 
 
 def run(arguments):
-    """Yields a row per number of devices, mode and number of processes."""
+    """Yields one row per number of devices, mode and number of processes."""
     count = 64 if arguments.quick else 512
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        random_clip.save_random_clip(folder / "clip", "tiny")
+        testing.save_random_clip(folder / "clip", "tiny")
         (folder / "images").mkdir()
         records = make_records(folder / "images", count)
         write_records(folder / "records.jsonl", records)
@@ -54,7 +54,7 @@ def run(arguments):
 
 
 def embed(folder, workdir, devices, mode, processes) -> None:
-    """Runs the real program in as many processes."""
+    """Runs `item-jax embed` in `processes` processes of `devices` emulated devices."""
     with socket.socket() as s:
         s.bind(("localhost", 0))
         port = s.getsockname()[1]
@@ -94,8 +94,8 @@ def embed(folder, workdir, devices, mode, processes) -> None:
 
 
 def everything(workdir) -> np.ndarray:
-    """All embeddings of a cache in one array, as unit vectors: what D is made of."""
-    parts = [e.arrays() for e, _ in EmbeddingCache(workdir / "embeddings").shards()]
+    """Returns all embeddings of a cache as unit vectors, float64 [N, D]."""
+    parts = [e.arrays() for e, _ in EmbeddingCache(workdir / "embeddings")]
     names = ("image_emb", "text_emb", "object_emb", "phrase_emb")
     return unit(np.concatenate([p[name] for p in parts for name in names]))
 

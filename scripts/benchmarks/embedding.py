@@ -1,7 +1,8 @@
 """The whole ITEM embedding of captioned images with 0 to 8 objects, 3 on average.
 
-Ours against the straightforward PyTorch program: per batch of images, decode, crop, all
-views through the image tower, captions and phrases padded to 77 tokens.
+Ours against the straightforward PyTorch program, which per batch of images decodes and
+crops, runs all views through the image tower, and pads captions and phrases to 77
+tokens.
 """
 
 from __future__ import annotations
@@ -14,26 +15,26 @@ import jax
 import numpy as np
 from PIL import Image
 
-import random_clip
 from benchmarks.race import check_equal, race
 from item_jax import config as config_lib
-from item_jax import images, pipeline
-from item_jax.embed import embed_items
+from item_jax import images, pipeline, testing
+from item_jax.datasets.dataset import RecordList
+from item_jax.embed import embed_images
 from item_jax.records import Object, Record
-from item_jax.towers.load import load_towers
+from item_jax.towers.towers import load_towers
 from item_jax.views import global_view, object_view
 
 WORDS = "a small brown dog on the wet beach beside an old wooden boat at dusk".split()
 
 
-def make_records(root: Path, count: int) -> list[Record]:
+def make_records(image_root: Path, count: int) -> list[Record]:
     """Writes JPEGs of 400 x 300 and returns their records, 3 objects on average."""
     rng = np.random.default_rng(0)
     records = []
     for i in range(count):
         key = f"{i:05d}.jpg"
         small = rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)
-        Image.fromarray(small).resize((400, 300), 3).save(root / key, quality=90)
+        Image.fromarray(small).resize((400, 300), 3).save(image_root / key, quality=90)
         objects = []
         for j in range(rng.binomial(8, 3 / 8)):
             x, y = rng.uniform(0, 0.6, 2)
@@ -45,7 +46,7 @@ def make_records(root: Path, count: int) -> list[Record]:
 
 
 def save_word_tokenizer(folder) -> None:
-    """A tokenizer that spends one token a word, about as CLIP's own does."""
+    """Writes a tokenizer with one token per word of `WORDS`, about as in CLIP's own."""
     from transformers import CLIPTokenizer
 
     folder = Path(folder)
@@ -58,18 +59,19 @@ def save_word_tokenizer(folder) -> None:
             pieces.append(parts[0])
     letters = [c + end for c in map(chr, range(97, 123)) for end in ("", "</w>")]
     vocab = {t: i for i, t in enumerate(dict.fromkeys([*letters, *pieces]))}
-    vocab |= {f"unused{i}": i for i in range(len(vocab), random_clip.BOS)}
+    vocab |= {f"unused{i}": i for i in range(len(vocab), testing.BOS)}
     vocab |= {
-        "<|startoftext|>": random_clip.BOS,
-        "<|endoftext|>": random_clip.EOS,
+        "<|startoftext|>": testing.BOS,
+        "<|endoftext|>": testing.EOS,
     }
     merges = list(dict.fromkeys(merges))
     CLIPTokenizer(vocab=vocab, merges=merges).save_pretrained(folder)
 
 
 def run(arguments):
-    """Yields a row per size."""
+    """Yields one row per size."""
     import torch
+    from transformers import CLIPModel
 
     from benchmarks.towers import CPU_BATCH
 
@@ -83,8 +85,9 @@ def run(arguments):
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder)
             records = make_records(root, count)
-            model = random_clip.save_random_clip(root / "clip", size)
+            testing.save_random_clip(root / "clip", size)
             save_word_tokenizer(root / "clip")
+            model = CLIPModel.from_pretrained(root / "clip").eval()
             model = model.to(device, torch_dtype)
             towers = load_towers(root / "clip", arguments.dtype)
             c = config_lib.default()
@@ -93,10 +96,11 @@ def run(arguments):
             c.embed.text_batch_size = 512 if gpu else 32
 
             def ours(records=records, root=root, towers=towers, c=c):
-                items = pipeline.stream(
-                    records, root=root, config=c, image_size=towers.image_size
+                dataset = RecordList(records, root)
+                loaded = pipeline.stream(
+                    dataset, config=c, image_size=towers.image_size
                 )
-                return embed_items(items, towers, c)[0]
+                return embed_images(loaded, towers, c)[0]
 
             peer = _straightforward(
                 torch, model, towers, records, root, c, device, torch_dtype
@@ -122,10 +126,10 @@ def run(arguments):
         del model, towers
 
 
-def _straightforward(torch, model, towers, records, root, c, device, dtype):
-    """The PyTorch program one would write; decoding in threads, as ours."""
+def _straightforward(torch, model, towers, records, image_root, c, device, dtype):
+    """Returns the PyTorch program one would write; it decodes in threads, as ours."""
     size, config = towers.image_size, towers.config
-    # Images: about as many views at once as ours, or more.
+    # In images: about as many views at once as ours, or more.
     batch = 128 if device == "cuda" else 8
     mean, std = (
         torch.tensor(v, device=device).view(1, 3, 1, 1)
@@ -133,7 +137,7 @@ def _straightforward(torch, model, towers, records, root, c, device, dtype):
     )
 
     def views_of(record):
-        image = images.read_image(root, record.key)
+        image = images.read_image(image_root, record.key)
         crops = [object_view(image, o.box, size) for o in record.objects]
         return [global_view(image, size), *crops]
 

@@ -1,6 +1,6 @@
-"""How cost grows: time and peak memory of embed and evaluate with the number of rows.
+"""Growth of time and peak memory of embed and evaluate with the number of rows.
 
-Each count runs in a process of its own, so that its peak memory is its own.
+Each count runs in its own process, to measure its own peak memory.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from pathlib import Path
 
 import numpy as np
 
-import random_clip
+from item_jax import settings, testing
 
 EMBED = (1000, 2000, 4000, 8000, 16_000)
 EVALUATE = (10_000, 100_000, 1_000_000)
 
 
 def run(arguments):
-    """Yields a row per stage and count."""
+    """Yields one row per stage and count."""
     quick = arguments.quick
     with tempfile.TemporaryDirectory() as folder:
-        random_clip.save_random_clip(Path(folder) / "clip", "tiny")
+        testing.save_random_clip(Path(folder) / "clip", "tiny")
         for stage, counts in (("embed", EMBED), ("evaluate", EVALUATE)):
             for count in counts[:2] if quick else counts:
                 command = [sys.executable, "-m", "benchmarks.growth", stage]
@@ -41,10 +41,10 @@ def run(arguments):
 
 
 def embed(count: int, folder: Path) -> None:
-    """Embeds `count` images (200 files, met again and again) with a tiny tower."""
+    """Embeds `count` images (links to 200 files) with a tiny tower."""
     from benchmarks.embedding import make_records
     from item_jax import config, embed_records, load_towers, write_records
-    from item_jax.datasets import jsonl
+    from item_jax.datasets.dataset import open_dataset
 
     root = folder / "images"
     root.mkdir(exist_ok=True)
@@ -61,29 +61,37 @@ def embed(count: int, folder: Path) -> None:
 
     write_records(folder / f"{count}.jsonl", links())
     towers = load_towers(folder / "clip")
-    records, _ = jsonl.load(folder / f"{count}.jsonl")
+    dataset = open_dataset(folder / f"{count}.jsonl", root)
     c = config.default()
     c.embed.threads = 2
-    embed_records(records, towers, c, images=root, folder=folder / f"e{count}")
+    embed_records(dataset, towers, c, folder=folder / f"e{count}")
 
 
 def evaluate(count: int, folder: Path) -> None:
     """Evaluates a cache of `count` rows, 2 objects each, D = 32."""
-    from item_jax import config, evaluate_heads, train_heads
-    from item_jax.cache import EmbeddingCache, Embeddings
+    from item_jax import config, evaluate_methods, fit_method, training_set
+    from item_jax.cache import EmbeddingCache
+    from item_jax.embeddings import Embeddings
 
     c = config.default()
     c.train.epochs, c.evaluate.bootstrap = 1, 0
     size, rng = 8192, np.random.default_rng(0)
-    manifest = {
-        "fingerprint": {"storage": "float32", "dtype": "float32", "records_sha256": ""},
-        "towers": "benchmark",
-        "embed_dim": 32,
-        "records": count,
-        "shards": -(-count // size),
-    }
-    cache = EmbeddingCache.create(folder / f"c{count}", manifest)
-    for shard in range(manifest["shards"]):
+    tower = {"name": "benchmark", "family": "", "checkpoint_sha256": ""}
+    tower |= {"embed_dim": 32, "image_size": 32}
+    embedding = {"tower": tower, "dtype": "float32", "captioner": None}
+    embedding |= {"grounder": None}
+    embedding |= {n: config.to_json(c[n]) for n in settings.SECTIONS}
+    cache = EmbeddingCache.create(
+        folder / f"c{count}",
+        embedding,
+        records=count,
+        records_sha256="",
+        shard_size=size,
+        storage="float32",
+        real_sources={},
+    )
+    box = {"phrase": "a thing", "box": [0.1, 0.1, 0.9, 0.9], "score": 0.9}
+    for shard in range(-(-count // size)):
         n = min(size, count - shard * size)
         rows = [
             {
@@ -95,7 +103,7 @@ def evaluate(count: int, folder: Path) -> None:
                 "status": "done",
                 "error": None,
                 "caption": "a caption of ordinary length, as captions go",
-                "objects": [],
+                "objects": [box, box],
             }
             for i in range(n)
         ]
@@ -106,15 +114,15 @@ def evaluate(count: int, folder: Path) -> None:
             Embeddings(rows, draw(n), draw(n), draw(2 * n), draw(2 * n), offsets),
             rows,
         )
-    heads = train_heads(cache, c)
-    evaluate_heads(cache, heads, c, workdir=folder / f"r{count}")
+    fitted = {"item": fit_method("item", training_set(cache, c), c)}
+    evaluate_methods(cache, fitted, c, folder=folder / f"r{count}")
 
 
 if __name__ == "__main__":
     stage, count, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
     start = time.perf_counter()
     globals()[stage](count, folder)
-    # Linux's own count: getrusage's also knows the memory of whoever started this.
+    # From /proc: the peak of getrusage includes that of the parent process.
     status = Path("/proc/self/status").read_text()
     peak = int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 2**10
     seconds = time.perf_counter() - start

@@ -8,11 +8,11 @@ import jax
 import numpy as np
 
 from item_jax import config as config_lib
-from item_jax import train
+from item_jax import training_loop
 
 
 def run(arguments):
-    """Yields one head, and eight seeds at once (against eight PyTorch runs)."""
+    """Yields a row for one head and a row for eight seeds at once."""
     gpu = jax.default_backend() == "gpu"
     rows = 4096 if arguments.quick else 80_000
     epochs = 50 if gpu and not arguments.quick else 3
@@ -24,7 +24,7 @@ def run(arguments):
 
     def ours(seeds) -> list[float]:
         stamps = [time.perf_counter()]
-        train.fit(
+        training_loop.fit(
             x,
             y,
             c,
@@ -34,7 +34,7 @@ def run(arguments):
         return list(np.diff(stamps))
 
     peer = _torch_loop(x, y, c, "cuda" if gpu else "cpu")
-    peer(1)  # warm
+    peer(1)  # warm up
     for count in (1, 8):
         mine, theirs = [], []
         for _ in range(1 if gpu else min(arguments.rounds, 3)):
@@ -42,7 +42,7 @@ def run(arguments):
             start = time.perf_counter()
             peer(epochs)
             theirs.append((time.perf_counter() - start) / epochs)
-        # The first epoch holds the compilation; a run of 50 pays for it once.
+        # The first epoch includes the compilation, which a run of 50 pays once.
         first, later = np.median(mine, axis=0)[0], np.median(np.array(mine)[:, 1:])
         ours_seconds = first + 49 * later
         torch_seconds = 50 * np.median(theirs) * count

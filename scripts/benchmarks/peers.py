@@ -1,4 +1,4 @@
-"""The towers as others run them: PyTorch, eager and compiled; ONNX Runtime on CPU."""
+"""Other ways to run the towers: PyTorch, eager and compiled; ONNX Runtime on CPU."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Tower(torch.nn.Module):
 
     def __init__(self, model, which: str, config):
         super().__init__()
-        self.model = model  # a submodule: its weights are exported as such
+        self.model = model  # as a submodule, so that its weights are exported
         self.which = which
         self.encode = getattr(model, f"get_{which}_features")
         for name in ("image_mean", "image_std"):
@@ -39,22 +39,22 @@ class Tower(torch.nn.Module):
 def peers(
     model, which: str, config, x: np.ndarray, *, quick: bool
 ) -> dict[str, Callable[[], np.ndarray]]:
-    """Returns name -> function that embeds `x`; ONNX Runtime where it is installed.
+    """Returns name -> function that embeds `x`; ONNX Runtime if it is installed.
 
     Args:
       model: a CLIPModel, on its device and in its dtype.
       which: "image" or "text".
       config: our configuration of the same model.
       x: views (B, S, S, 3) uint8 or tokens (B, 77) int32.
-      quick: only the peer that needs no preparation, PyTorch eager.
+      quick: only PyTorch eager, which needs no preparation.
     """
-    # int64 is what PyTorch looks tokens up with.
+    # The embedding layer of PyTorch needs int64.
     x = torch.from_numpy(x if which == "image" else x.astype(np.int64))
     tower = Tower(model, which, config).eval()
     found = {"eager": in_torch(tower, x)}
     if quick:
         return found
-    torch._dynamo.reset()  # or it takes a second size for a sign of changing shapes
+    torch._dynamo.reset()  # or a second size makes it compile for changing shapes
     found["compiled"] = in_torch(torch.compile(tower, dynamic=False), x)
     packages = ("onnx", "onnxscript", "onnxruntime")
     installed = all(importlib.util.find_spec(name) for name in packages)
@@ -64,7 +64,7 @@ def peers(
 
 
 def in_torch(tower, x: torch.Tensor) -> Callable[[], np.ndarray]:
-    """Returns a function that runs `tower` on `x`, laid on its device beforehand."""
+    """Returns a function that runs `tower` on `x`, which is on its device already."""
     x = x.to(next(tower.parameters()).device)
 
     def run():
@@ -80,7 +80,7 @@ def in_onnxruntime(tower: Tower, x: torch.Tensor) -> Callable[[], np.ndarray]:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = len(os.sched_getaffinity(0))
-    # Its threads would spin on for a while and slow down whoever runs next.
+    # Its threads would go on spinning and slow down the next contestant.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tower.onnx"

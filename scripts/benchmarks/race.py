@@ -1,4 +1,4 @@
-"""Contestants run in turn, round after round, so that noise meets all alike."""
+"""Runs contestants in turn, round after round, so that noise affects all alike."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ def race(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str,
     """Times functions against each other.
 
     Args:
-      contestants: name -> function that does all its work before it returns; the
-        first is ours. Each is called once beforehand, unmeasured.
-      rounds: how often each is called.
+      contestants: name -> function that returns when all its work is done; the first
+        is ours. Each is called once without measuring.
+      rounds: the number of measured calls of each.
 
     Returns:
       name -> {"seconds": median, "spread": interquartile range over median}, and for
@@ -43,7 +43,7 @@ def race(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str,
 
 
 def unit(x) -> np.ndarray:
-    """Rows over their L2 norm, float64."""
+    """Returns rows divided by their L2 norm, float64."""
     x = np.asarray(x, np.float64)
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
@@ -51,8 +51,8 @@ def unit(x) -> np.ndarray:
 def check_equal(name: str, ours, theirs, dtype: str) -> None:
     """Stops the benchmark when two results are not the same embeddings.
 
-    In float32 unit vectors may differ by 1e-5 in a coordinate; in bfloat16, where
-    single coordinates say little, their cosine must be 0.999.
+    In float32 the coordinates of unit vectors may differ by 1e-5. In bfloat16, where
+    single coordinates are inexact, their cosine must be at least 0.999.
     """
     ours, theirs = unit(ours), unit(theirs)
     worst = np.abs(ours - theirs).max()
@@ -60,5 +60,5 @@ def check_equal(name: str, ours, theirs, dtype: str) -> None:
     if not (worst <= 1e-5 if dtype == "float32" else cosine >= 0.999):
         raise SystemExit(
             f"{name} gives other embeddings: coordinates differ by up to {worst:.1e}, "
-            f"cosines go down to {cosine:.5f}: no timing"
+            f"the lowest cosine is {cosine:.5f}; not timed"
         )

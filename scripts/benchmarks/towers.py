@@ -12,13 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from transformers import CLIPModel
 
-import random_clip
 from benchmarks.peers import peers
 from benchmarks.race import check_equal, race
-from item_jax.towers.load import load_towers
+from item_jax import testing
+from item_jax.towers.towers import load_towers
 
-# GFLOP a sample at 224 pixels or 77 tokens (open_clip docs/model_profile.csv).
+# GFLOP per sample at 224 pixels or 77 tokens (open_clip docs/model_profile.csv).
 GFLOP = {
     "ViT-B-32": (8.82, 5.96),
     "ViT-B-16": (35.13, 5.96),
@@ -29,7 +30,7 @@ GPU_BATCH = {"ViT-B-32": 2048, "ViT-B-16": 1024, "ViT-L-14": 512}
 
 
 def matmul_peak(dtype) -> float:
-    """The best FLOP/s of a large matrix product here, the roof of the towers."""
+    """Returns the best FLOP/s of a large matrix product, an upper bound for towers."""
     n = 1024 if jax.default_backend() == "cpu" else 8192
     a = jnp.ones((n, n), dtype)
     product = jax.jit(lambda a, b: a @ b)
@@ -45,13 +46,14 @@ def matmul_peak(dtype) -> float:
 
 
 def run(arguments):
-    """Yields a row per tower and size."""
+    """Yields one row per tower and size."""
     gpu = jax.default_backend() == "gpu"
     peak = matmul_peak(getattr(jnp, arguments.dtype))
     for size in arguments.sizes:
         batch = (GPU_BATCH if gpu else CPU_BATCH)[size]
         with tempfile.TemporaryDirectory() as folder:
-            model = random_clip.save_random_clip(folder, size)
+            testing.save_random_clip(folder, size)
+            model = CLIPModel.from_pretrained(folder).eval()
             towers = load_towers(folder, arguments.dtype)
         model = model.to("cuda" if gpu else "cpu", getattr(torch, arguments.dtype))
         rng = np.random.default_rng(0)
@@ -65,10 +67,10 @@ def run(arguments):
 
 
 def _row(size, which, x, model, towers, peak, arguments) -> dict:
-    """Races one tower on `x`; what was made for it goes when this returns."""
+    """Races one tower on `x`; its memory is free when this returns."""
     encoders = {"image": towers.image_encoder, "text": towers.text_encoder}
     run = encoders[which](batch_size=len(x), devices=jax.devices()[:1])
-    # Inputs lie on the device: the towers are raced, not the bus.
+    # The inputs are on the device: transfers are not part of the race.
     on_device = jnp.asarray(x)
 
     def ours():

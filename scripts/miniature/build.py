@@ -1,11 +1,12 @@
-"""Builds the miniature world from nothing: scenes, CLIP, generators, fakes, zip.
+"""Builds the miniature world from scratch: scenes, CLIP, generators, fakes, zip.
 
     python scripts/miniature/build.py --out item_jax/assets/miniature.zip
 
-Every stage leaves its result in the working folder (`clip/`, `vae/`, `gan/`, `flow/`)
-and is skipped when that is there: delete a folder to repeat its stage. Stages may run
-side by side as processes that share the folder (`--stages`). About half an hour on two
-free CPU cores; `--effort 0.02` tries everything in a few minutes, with poor figures.
+Each stage writes its result into the working folder (`clip/`, `vae/`, `gan/`, `flow/`)
+and is skipped when that exists: delete a folder to repeat its stage. Stages may run in
+parallel, as processes that share the folder (`--stages`). It takes about half an hour
+on two free CPU cores; `--effort 0.02` tries everything in a few minutes, with poor
+figures.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ import scenes
 SEED = 20
 STEPS = {"clip": 900, "vae": 700, "gan": 700, "flow": 1500}  # at effort 1
 TRAIN_SCENES, HELD_OUT_SCENES = 30_000, 1_000
-# Image sets: (split, generator) -> images a class. Scenes are seeded by
-# [SEED, number of the split, number of the scene]; no number serves twice.
+# Image sets: (split, generator) -> images per class. Scenes are seeded by
+# [SEED, number of the split, number of the scene]; no number is used twice.
 SETS = {
     ("train", "vae"): 400,
     ("test", "vae"): 150,
@@ -92,7 +93,7 @@ def draw_pool(split: int, count: int) -> Pool:
 
 
 def train_stage(stage: str, workdir: Path, effort: float, minutes: float) -> None:
-    """Trains the CLIP or one generator, unless the working folder has it."""
+    """Trains the CLIP or one generator, unless it is in the working folder."""
     folder = workdir / stage
     if (folder / "facts.json").exists():
         print(f"{stage}: already in {folder}")
@@ -113,26 +114,29 @@ def train_stage(stage: str, workdir: Path, effort: float, minutes: float) -> Non
 
 
 def draw_images(workdir: Path) -> tuple[dict[str, bytes], list[dict], list[dict]]:
-    """Photographs reals and fakes: files by key, caption lines, object lines."""
+    """Photographs reals and fakes; returns files by key, caption rows, object rows."""
     files, captions, objects = {}, [], []
     for number, ((split, family), count) in enumerate(SETS.items()):
-        real, told = draw_pool(REAL + number, count), draw_pool(FAKE + number, count)
+        real, described = (
+            draw_pool(REAL + number, count),
+            draw_pool(FAKE + number, count),
+        )
         model = generators.FAMILIES[family]()
         model.load_state_dict(load_file(workdir / family / "model.safetensors"))
-        drawn = generators.draw(model.eval(), told.layouts, seed=SEED + number)
-        taken = [
+        drawn = generators.draw(model.eval(), described.layouts, seed=SEED + number)
+        photographs = [
             camera.photograph(x, np.random.default_rng([SEED, CAMERA + number, i]))
             for i, x in enumerate(drawn)
         ]
         for label, pool, images in (
             ("0_real", real, real.images),
-            ("1_fake", told, taken),
+            ("1_fake", described, photographs),
         ):
             for i, image in enumerate(images):
                 key = f"{split}/{family}/{label}/{i:04d}.jpg"
                 data = files[key] = camera.to_jpeg(image)
                 start = {"key": key, "sha256": hashlib.sha256(data).hexdigest()}
-                end = {"status": "ok", "error": None}
+                end = {"status": "done", "error": None}
                 size = {"width": camera.SIDE, "height": camera.SIDE}
                 captions.append({**start, **size, "caption": pool.captions[i], **end})
                 phrases = [{"phrase": p, "span": s} for p, s in pool.phrases[i]]
@@ -145,15 +149,15 @@ def draw_images(workdir: Path) -> tuple[dict[str, bytes], list[dict], list[dict]
 
 
 def run_json(role: str, about: dict) -> str:
-    """What made a sidecar file, with a fingerprint of it."""
-    run = {"schema": "item-sidecar/1", role: about}
+    """Returns the text of `run.json` for a sidecar file, with its fingerprint."""
+    run = {"schema": "item-sidecar/2", role: about}
     canonical = json.dumps(run, sort_keys=True, separators=(",", ":"))
     fingerprint = hashlib.sha256(canonical.encode()).hexdigest()
     return json.dumps({**run, "fingerprint": fingerprint}, indent=2) + "\n"
 
 
 def pack(workdir: Path, out: Path) -> None:
-    """Writes the zip: same input, same bytes."""
+    """Writes the zip; the same input gives the same bytes."""
     files, captions, objects = draw_images(workdir)
     members = {f"images/{key}": data for key, data in files.items()}
     members["captions.jsonl"] = _lines(captions)
@@ -187,6 +191,7 @@ def _lines(rows: list[dict]) -> str:
 
 
 def readme(facts: dict[str, dict]) -> str:
+    """Returns the README of the world from the facts of its trainings."""
     seen = facts["clip"]["held_out"]
     models = "\n".join(
         f"| {stage} | {f['parameters']:,} | {f['steps']:,} | {f['minutes']} |"
@@ -198,8 +203,8 @@ def readme(facts: dict[str, dict]) -> str:
     return f"""# The miniature world
 
 A small closed world on which every stage of ITEM runs for real on a CPU. It is a toy
-world: it shows that the machine works and how the method behaves here, and says
-nothing of ForenSynths or of any other benchmark of photographs.
+world: it shows that the code works and how the method behaves here, and says nothing
+about ForenSynths or any other benchmark of photographs.
 
 ## What is in it
 
@@ -285,7 +290,7 @@ def main() -> None:
         "--minutes",
         type=float,
         default=math.inf,
-        help="the most a training may take; its schedule shortens to fit"
+        help="the most that a training may take; its schedule is shortened to fit"
         " (default: no limit)",
     )
     parser.add_argument(
@@ -303,7 +308,7 @@ def main() -> None:
         missing = [s for s in STEPS if not (args.workdir / s / "facts.json").exists()]
         if missing:
             parser.error(
-                f"nothing of stage {', '.join(missing)} in {args.workdir}: run it first"
+                f"{args.workdir} has no result of {', '.join(missing)}: run it first"
             )
         pack(args.workdir, args.out)
 

@@ -15,8 +15,8 @@ JPEG_QUALITY = 92
 def photograph(clean: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Takes a picture of a rendering: uint8 [64, 64, 3] in and out.
 
-    Real and generated scenes pass through this same camera, so that neither sensor
-    noise nor sharpness of the lens nor the file format tells one from the other.
+    Real and generated scenes pass through the same camera, so that neither sensor noise
+    nor lens blur nor file format distinguishes them.
     """
     image = clean.astype(np.float32) / 255
     y, x = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j]
@@ -28,7 +28,7 @@ def photograph(clean: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def to_jpeg(image: np.ndarray) -> bytes:
-    """The one encoder of the world: uint8 [64, 64, 3] -> JPEG bytes."""
+    """Encodes every image of the world: uint8 [64, 64, 3] -> JPEG bytes."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, "JPEG", quality=JPEG_QUALITY, optimize=True)
     return file.getvalue()
@@ -57,7 +57,7 @@ def blur(image: np.ndarray, sigma: float) -> np.ndarray:
     """Gaussian blur of a float image, [64, 64] or [64, 64, C]."""
     planes = image[..., None] if image.ndim == 2 else image
     blur = ImageFilter.GaussianBlur(sigma)
-    # Pillow blurs 8-bit planes only; the camera's noise hides the rounding.
+    # Pillow blurs only 8-bit planes; the noise of the camera covers the rounding.
     low, high = float(planes.min()), float(planes.max()) + 1e-6
     scaled = np.round((planes - low) / (high - low) * 255).astype(np.uint8)
     done = [

@@ -1,6 +1,6 @@
 """A small CLIP for the miniature world, in the Hugging Face format.
 
-Same architecture family and files as `openai/clip-vit-large-patch14`, only smaller:
+The architecture family and files of `openai/clip-vit-large-patch14`, only smaller:
 quick_gelu, 77 positions, causal text tower pooled at <|endoftext|>.
 """
 
@@ -26,10 +26,10 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def make_tokenizer(texts: list[str], merges: int = 256) -> CLIPTokenizer:
-    """CLIP's byte-level BPE with the world's own merges; it takes any text.
+    """Makes CLIP's byte-level BPE with merges of the world's sentences.
 
-    The order of the vocabulary is CLIP's: 256 bytes, the same ending a word,
-    merges, <|startoftext|>, <|endoftext|>.
+    It encodes any text. The order of the vocabulary is CLIP's: 256 bytes, the same at
+    the end of a word, merges, <|startoftext|>, <|endoftext|>.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
@@ -131,12 +131,12 @@ def train(
         pool: the training scenes (`build.Pool`).
         out: folder to save model, tokenizer and preprocessor to.
         steps: optimiser steps.
-        minutes: the most it may take; the schedule shortens to fit.
+        minutes: the most it may take; the schedule is shortened to fit.
         seed: of the weights and of the order of batches.
-        batch: scenes a step, and as many crops.
+        batch: scenes per step, and as many crops.
 
     Returns:
-        Facts about the run for the world's README.
+        Facts about the run, for the README of the world.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -176,7 +176,7 @@ def train(
         scale = model.logit_scale.exp().clamp(max=100)
         whole = scale * image[:batch] @ text.T
         crop = scale * image[batch:] @ phrase.T
-        # Two crops of one batch may share a phrase: not a contrast.
+        # Two crops of one batch may share a phrase: they are not a negative pair.
         same = torch.from_numpy(crop_phrase[j][:, None] == crop_phrase[j][None])
         crop = crop.masked_fill(same & ~torch.eye(batch, dtype=bool), -1e4)
         loss = (

@@ -1,9 +1,9 @@
 """Three small generative models of different families: a VAE, a GAN, a flow.
 
 Each turns a layout (boxes with the names of what is in them, and the ground's names)
-into a clean rendering; the shape inside a box, the pattern, light and shadow are its
-own to draw, and it gets them somewhat wrong, as generators do. They work on
-4x4 pixel blocks (pixel unshuffle: 48 channels at 16x16), which keeps them quick.
+into a clean rendering. It draws the shape inside a box, the pattern, light and shadow
+itself, and somewhat wrong, as generators do. All work on blocks of 4x4 pixels (pixel
+unshuffle: 48 channels at 16x16), which makes them fast.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def paint_layout(layouts: np.ndarray) -> torch.Tensor:
     colour = F.one_hot(ground[:, 1], len(COLOURS))
     under = torch.cat([kind, colour], 1).float()[..., None, None]
     under = under.expand(-1, -1, GRID, GRID)
-    # Names are rare (one in ten or so): scaled to about unit variance they are learned
+    # Names are rare (about one in ten): scaled to about unit variance they are learned
     # several times faster.
     return torch.cat([3 * under, 3 * named, F.pixel_unshuffle(exact, CELL)], 1)
 
@@ -164,8 +164,8 @@ class Vae(nn.Module):
         z = mean + torch.randn_like(mean) * (0.5 * log_var).exp()
         kl = 0.5 * (mean**2 + log_var.exp() - 1 - log_var).sum(1).mean()
         error = F.mse_loss(self.decoder(layout, _spread(z)).float(), x)
-        # While the code is dear, the decoder learns to read the layout; else the code
-        # would carry what the layout says, and samples would contradict it.
+        # While the code is expensive, the decoder learns to read the layout. Otherwise
+        # the code would repeat the layout, and samples would contradict it.
         price = 10.0 ** max(0.0, 4 - 8 * done)
         return error / (2 * self.sigma**2) + price * kl / x[0].numel()
 
@@ -196,8 +196,8 @@ class Gan(nn.Module):
 
     def loss(self, x: torch.Tensor, layout: torch.Tensor, done: float):
         fake = self.sample(layout)
-        opinion = self.critic(torch.cat([fake, layout], 1)).float()
-        return self.l1 * F.l1_loss(fake.float(), x) - opinion.mean()
+        score = self.critic(torch.cat([fake, layout], 1)).float()
+        return self.l1 * F.l1_loss(fake.float(), x) - score.mean()
 
     def critic_loss(self, x: torch.Tensor, layout: torch.Tensor, done: float):
         with torch.no_grad():
@@ -241,8 +241,8 @@ class Flow(nn.Module):
         return x
 
 
-# Each family has `loss(images, layout, done)`, done being the share of the training
-# behind it, and `sample(layout)`; a GAN also has a `critic` and its `critic_loss`.
+# Each family has `loss(images, layout, done)`, where done is the finished share of the
+# training, and `sample(layout)`; a GAN also has a `critic` and its `critic_loss`.
 FAMILIES = {"vae": Vae, "gan": Gan, "flow": Flow}
 
 
@@ -250,8 +250,8 @@ def train(family: str, pool, *, steps: int, minutes: float, seed: int, batch: in
     """Trains one family on the pool's clean renderings.
 
     Returns:
-        The model with its weights averaged over the last steps, and facts about the
-        run for the world's README.
+        The model with its weights averaged over the last steps, and facts about the run
+        for the README of the world.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -293,7 +293,7 @@ def train(family: str, pool, *, steps: int, minutes: float, seed: int, batch: in
 
 @torch.no_grad()
 def draw(model: nn.Module, layouts: np.ndarray, *, seed: int) -> np.ndarray:
-    """Clean fakes of the given layouts: uint8 [N, 64, 64, 3]."""
+    """Draws clean fakes of the given layouts: uint8 [N, 64, 64, 3]."""
     torch.manual_seed(seed)
     parts = [
         to_images(model.sample(paint_layout(layouts[i : i + 100])))

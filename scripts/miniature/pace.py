@@ -1,4 +1,4 @@
-"""How far a training is: by steps, or by the clock where that runs out first."""
+"""Progress of a training: by steps, or by the clock if that runs out first."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from tqdm import tqdm
 
 
 class Pace:
-    """Iterates over (step, done), done in [0, 1) being the share behind it.
+    """Iterates over (step, done), where done in [0, 1) is the finished share.
 
-    Learning rates follow `done`, so that a run cut short by the clock still ends on
-    its schedule. Without the clock's help the run depends on the seed alone.
+    Learning rates follow `done`, so that a run that the clock cuts short still
+    completes its schedule. Without a time limit the run depends on the seed alone.
 
     Attributes:
         taken: steps taken so far.
@@ -39,5 +39,5 @@ class Pace:
             self.bar.update()
 
     def facts(self) -> dict[str, float]:
-        """For the world's README."""
+        """Returns steps and minutes, for the README of the world."""
         return {"steps": self.taken, "minutes": round(self.minutes, 1)}

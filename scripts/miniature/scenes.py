@@ -1,8 +1,8 @@
 """The miniature world: small drawn scenes, their sentences and their boxes.
 
-A scene is a textured ground with zero to four things on it. `draw_scene` decides
-what is there, renders it cleanly, photographs it (exposure, lens, sensor noise,
-JPEG) and says it in English. Nothing here is learned.
+A scene is a textured ground with zero to four things on it. `draw_scene` chooses the
+things, renders them cleanly, photographs the rendering (exposure, lens, sensor noise,
+JPEG) and describes it in English. Nothing here is learned.
 """
 
 from __future__ import annotations
@@ -93,10 +93,10 @@ SHAPES = _shapes()
 
 @dataclasses.dataclass(frozen=True)
 class Ground:
-    """What the things lie on.
+    """The ground under the things.
 
-    `frame` is where its pattern lies: direction in radians, waves in radians per
-    pixel, and the phases along and across.
+    `frame` places its pattern: direction in radians, waves in radians per pixel, and
+    the phases along and across.
     """
 
     kind: str
@@ -110,7 +110,7 @@ class Ground:
 
 @dataclasses.dataclass(frozen=True)
 class Thing:
-    """One object: its three names, and where it is drawn, in pixels."""
+    """One object: its three names and its place, in pixels."""
 
     shape: str
     colour: str
@@ -148,7 +148,7 @@ class Scene:
             ground's included, in reading order.
         objects: (phrase, (start, end), box) for each thing in reading order; box
             is x1, y1, x2, y2 in [0, 1].
-        layout: what a generator may know, int16 [5, 7]. Row 0 is the ground: its
+        layout: the input of a generator, int16 [5, 7]. Row 0 is the ground: its
             frame in 1/4096, kind, colour. Rows 1-4 are things: box in 1/64 px, shape,
             colour, size; unused rows are -1.
     """

@@ -1,0 +1,129 @@
+"""What each command of `item-jax` does and prints, one file a command.
+
+A command is a module with `HELP`, `EXAMPLE`, `OPTIONS` and `run(arguments) -> exit
+status`. It finds and formats; everything it computes can be imported from elsewhere.
+`item_jax.config.READS` says which fields of the configuration it uses.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from item_jax import config as config_lib
+from item_jax import files
+
+NAMES = (
+    *("demo", "index", "audit", "build-dataset", "embed", "train", "evaluate"),
+    *("predict", "config", "check"),
+)
+"""The commands in the order of `item-jax --help`."""
+
+
+class Option(NamedTuple):
+    """An argument of a command, as `argparse.ArgumentParser.add_argument` takes it."""
+
+    names: tuple[str, ...]
+    settings: dict[str, Any]
+
+
+def option(*names: str, **settings: Any) -> Option:
+    """Describes an argument of a command."""
+    return Option(names, settings)
+
+
+WORKDIR = option("--workdir", required=True, help="folder of the study; see README")
+DISTRIBUTED = option(
+    "--distributed",
+    action="store_true",
+    help="one of several processes (TPU pod, SLURM, JAX_PROCESS_ID ...)",
+)
+CACHE = option(
+    "--cache", default="", metavar="NAME", help="a named cache beside embeddings/"
+)
+LAYOUT = (
+    option(
+        "--benchmark",
+        default="",
+        help="forensynths, unifd, diffusionforensics or genimage, whose trees are "
+        "known and checked; package.module[:name] of your own; any other name is "
+        "only written into the records",
+    ),
+    option(
+        "--generators",
+        default="",
+        help="of a known benchmark: only these, such as ADM,glide; `paper`: the "
+        "columns of ITEM's tables",
+    ),
+    option("--split", default="", help="of a known benchmark: only this one"),
+    option(
+        "--train-subset",
+        default="",
+        help="progan-20x2000 (default of forensynths), progan-4x10000, adm-40000, all",
+    ),
+)
+
+
+def configured(arguments: argparse.Namespace) -> ConfigDict:
+    """Returns the configuration: the run card, or the default, with the overrides.
+
+    Raises:
+      ValueError: for an override that the command would ignore, or a wrong value.
+    """
+    card = arguments.config
+    c = config_lib.load(card) if card else config_lib.default()
+    for name, value in arguments.overrides:
+        config_lib.override(c, name, value)
+    overridden = [name for name, _ in arguments.overrides]
+    config_lib.refuse_unused(arguments.command, overridden)
+    config_lib.check(c)
+    return c
+
+
+def card_warnings(
+    arguments: argparse.Namespace, c: ConfigDict, embedding: dict[str, Any]
+) -> list[str]:
+    """Says where a run card asks for other embeddings than those at hand.
+
+    Args:
+      arguments: of the command.
+      c: its configuration.
+      embedding: of the cache; see `item_jax.settings`.
+    """
+    if not arguments.config:
+        return []
+    stored = config_lib.leaves(embedding)
+    default = config_lib.leaves(config_lib.default())
+    return [
+        f"the run card says {name}={value!r}, the cache was made with {stored[name]!r}"
+        for name, value in config_lib.leaves(c).items()
+        if name in stored and value not in (stored[name], default[name])
+    ]
+
+
+def find_images(root: str, arguments: argparse.Namespace) -> Any:
+    """Indexes a folder as the options of `LAYOUT` say."""
+    from item_jax.datasets import layout
+
+    return layout.find(
+        root,
+        arguments.benchmark,
+        generators=tuple(g for g in arguments.generators.split(",") if g),
+        split=arguments.split,
+        train_subset=arguments.train_subset,
+    )
+
+
+def say(text: str) -> None:
+    """Prints at once, also into a pipe."""
+    print(text, flush=True)
+
+
+def say_failures(rows: list[dict[str, Any]], *, most: int = 5) -> None:
+    """Prints failed rows, at most `most` of them."""
+    for row in rows[:most]:
+        say(f"  failed: {files.printable(row['key'])}: {files.printable(row['error'])}")
+    if len(rows) > most:
+        say(f"  ... and {len(rows) - most} more")

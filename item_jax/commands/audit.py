@@ -1,0 +1,51 @@
+"""`item-jax audit`."""
+
+from __future__ import annotations
+
+import argparse
+
+from item_jax import files
+from item_jax.commands import LAYOUT, configured, find_images, option, say
+
+HELP = (
+    "Say what the files of real and fake images give away by their formats, sizes and "
+    "headers, and how far a classifier gets with that alone."
+)
+EXAMPLE = (
+    "item-jax audit data/CNN_synth_testset --benchmark forensynths\n"
+    "  item-jax audit data --config.neutralise.quality=96 "
+    "--config.neutralise.size=256"
+)
+OPTIONS = (
+    option("root", metavar="ROOT", help="folder of the images"),
+    *LAYOUT,
+    option("--records", help="records.jsonl; instead of reading the folder"),
+    option("--json", help="write everything found to this file"),
+)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from item_jax.audit import audit, text
+
+    c = configured(arguments)
+    if arguments.records:
+        from item_jax.datasets.dataset import open_dataset, records
+
+        data = open_dataset(arguments.records, arguments.root)
+        found, sources = list(records(data)), data.facts["real_sources"]
+    else:
+        index = find_images(arguments.root, arguments)
+        found, sources = index.records, index.real_sources
+    result = audit(
+        found,
+        arguments.root,
+        real_sources=sources,
+        quality=c.neutralise.quality,
+        size=c.neutralise.size,
+        threads=c.embed.threads,
+        max_pixels=c.data.max_pixels,
+    )
+    say(text(result))
+    if arguments.json:
+        files.write_json(arguments.json, result)
+    return 1 if result["failures"] else 0

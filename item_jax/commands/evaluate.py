@@ -1,0 +1,95 @@
+"""`item-jax evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from item_jax.choices import nearest
+from item_jax.commands import (
+    CACHE,
+    DISTRIBUTED,
+    WORKDIR,
+    card_warnings,
+    configured,
+    option,
+    say,
+)
+from item_jax.workdir import Workdir
+
+HELP = "Score a split with every fitted method; print ACC, AP and AUC per generator."
+EXAMPLE = (
+    "item-jax evaluate --config=item_vitl14 --workdir run\n"
+    "  item-jax evaluate --workdir genimage --head progan/head"
+)
+OPTIONS = (
+    WORKDIR,
+    CACHE,
+    option(
+        "--head",
+        help="trained in another workdir, whose methods are scored; default: "
+        "WORKDIR/head",
+    ),
+    option(
+        "--methods",
+        metavar="A,B",
+        help="only these, by name or folder, the first one with intervals; default: "
+        "every fitted method of the workdir, head first",
+    ),
+    DISTRIBUTED,
+)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from item_jax import settings
+    from item_jax.cache import EmbeddingCache
+    from item_jax.evaluate import evaluate_methods, table
+    from item_jax.fitted import load_seeds
+    from item_jax.sharding import enable_compilation_cache, is_main_process
+
+    if not is_main_process():  # arithmetic on the cache: one process is enough
+        return 0
+    c = configured(arguments)
+    enable_compilation_cache()
+    workdir = Workdir(arguments.workdir)
+    cache = EmbeddingCache(workdir.cache(arguments.cache))
+    warnings = card_warnings(arguments, c, cache.embedding)
+    fitted = {name: load_seeds(folder) for name, folder in _folders(arguments).items()}
+    for name in list(fitted)[1:]:
+        try:
+            settings.compare(fitted[name][0].embedding, cache.embedding, what=name)
+        except ValueError as e:
+            if arguments.methods:
+                raise
+            warnings.append(f"left out: {e}")
+            del fitted[name]
+    folder = workdir.results(arguments.cache)
+    results = evaluate_methods(cache, fitted, c, folder=folder, warnings=warnings)
+    say(table(results))
+    say(f"wrote {folder}")
+    return 1 if results["counts"]["failed"] else 0
+
+
+def _folders(arguments: argparse.Namespace) -> dict[str, Path]:
+    """The folders of the methods to score, by name, the first one first."""
+    workdir = Workdir(arguments.workdir)
+    first: dict[str, Path] = {}
+    if arguments.head:
+        head = Path(arguments.head)
+        workdir, first = Workdir(head.absolute().parent), {head.name: head}
+    known = first | workdir.methods()
+    if arguments.methods is None:
+        if not known:
+            raise ValueError(
+                f"no fitted method in {workdir.path}: `item-jax train` makes one"
+            )
+        return known
+    chosen: dict[str, Path] = {}
+    for name in filter(None, arguments.methods.split(",")):
+        path = known.get(name, Path(name))
+        if not (path / "config.json").is_file():
+            raise ValueError(
+                f"no fitted method {name!r} in {workdir.path}; {nearest(name, known)}"
+            )
+        chosen[path.name] = path
+    return chosen

@@ -1,0 +1,299 @@
+"""One kind of data set: numbered records, and the bytes of their image files.
+
+    data = open_dataset("run/records.jsonl")         # or a pack, a folder, a module
+    data.record(0), data.read(0)
+
+A folder, a file of JSON lines, a pack and the miniature are all a `Dataset`. One from
+outside needs no base class: `__len__`, `record` and `read` are enough, and `digest` and
+`facts` below work out the rest.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from item_jax import choices, files, images
+from item_jax import records as records_lib
+from item_jax.records import Record
+
+NEEDS = ("__len__", "record", "read")
+"""What a data set must have; `sha256` and `facts` are optional outside."""
+
+
+@runtime_checkable
+class Dataset(Protocol):
+    """Images with what is known of them, by number from 0.
+
+    Attributes:
+      facts: what is known of all images together, as in `records.run.json`: `images`
+        (the folder of the image files, or None), `captioner` and `grounder` ({"id",
+        ...}, or None), `real_sources` ({generator: generator whose real images it is
+        tested against}), `index` (how the records were found).
+      sha256: digest of all records in order, `item_jax.records.digest`.
+    """
+
+    @property
+    def facts(self) -> dict[str, Any]: ...
+
+    @property
+    def sha256(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def record(self, number: int) -> Record:
+        """Returns a record.
+
+        Raises:
+          IndexError: unless 0 <= number < len(self).
+        """
+        ...
+
+    def read(self, number: int) -> bytes:
+        """Returns the content of a record's image file.
+
+        Raises:
+          IndexError: unless 0 <= number < len(self).
+          ImageError: if the file cannot be read; that image fails, the run goes on.
+        """
+        ...
+
+
+class RecordList:
+    """A `Dataset` of records in memory.
+
+    Attributes:
+      records: as given.
+      image_root: the folder the keys are relative to, or None.
+      facts: see `Dataset`.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        image_root: str | os.PathLike | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ):
+        """Joins records and the folder of their image files.
+
+        Args:
+          records: in the order they are read.
+          image_root: the folder the keys are relative to; by default `facts["images"]`.
+          facts: see `Dataset`; what is missing is filled in.
+
+        Raises:
+          ValueError: for facts of a wrong type.
+        """
+        self.records = records
+        self.facts = check_facts(facts or {}, "facts")
+        if image_root is not None:
+            self.facts["images"] = os.fspath(image_root)
+        self.image_root = self.facts["images"]
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        return records_lib.digest(self.records)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def record(self, number: int) -> Record:
+        return self.records[checked(number, len(self))]
+
+    def read(self, number: int) -> bytes:
+        return read_from(self.image_root, self.record(number))
+
+
+def checked(number: int, count: int) -> int:
+    """Returns the number of a record.
+
+    Raises:
+      IndexError: unless 0 <= number < count.
+    """
+    if not 0 <= number < count:
+        raise IndexError(f"record {number} of {count}")
+    return number
+
+
+def read_from(image_root: str | os.PathLike | None, record: Record) -> bytes:
+    """Returns the content of the image file of a record.
+
+    Raises:
+      ImageError: if it cannot be read.
+      ValueError: when no folder of images is known.
+    """
+    if image_root is None:
+        raise ValueError(
+            "the folder of the images is not known: set --config.data.images=FOLDER"
+        )
+    return images.read_bytes(image_root, record.key)
+
+
+def records(dataset: Dataset) -> Iterator[Record]:
+    """Yields all records of a data set in order."""
+    return (dataset.record(number) for number in range(len(dataset)))
+
+
+def digest(dataset: Dataset) -> str:
+    """Returns a data set's `sha256`; one that has none is read through for it."""
+    known = getattr(dataset, "sha256", None)
+    return known if known is not None else records_lib.digest(records(dataset))
+
+
+def facts(dataset: Dataset) -> dict[str, Any]:
+    """Returns a data set's `facts`, complete, whatever it has of them.
+
+    Raises:
+      ValueError: for a fact of a wrong type.
+    """
+    return check_facts(
+        getattr(dataset, "facts", None) or {}, f"facts of {type(dataset).__name__}"
+    )
+
+
+def check_facts(content: Mapping[str, Any], where: object) -> dict[str, Any]:
+    """Checks and completes facts that somebody else may have written.
+
+    Names of version 0.1 are understood: `pairs` for `real_sources`, and captioner and
+    grounder as text, which becomes their `id`.
+
+    Args:
+      content: such as that of `records.run.json`; fields that are not facts of a
+        `Dataset` are ignored.
+      where: the file, for the message.
+
+    Returns:
+      A new dictionary with all five facts.
+
+    Raises:
+      ValueError: naming file and field, for a value of a wrong type.
+    """
+    content = dict(content)
+    if "real_sources" not in content and "pairs" in content:
+        content["real_sources"] = content["pairs"]
+    optional = {
+        "images": (str, type(None)),
+        "captioner": (dict, str, type(None)),
+        "grounder": (dict, str, type(None)),
+        "real_sources": (dict, type(None)),
+        "index": (dict, type(None)),
+    }
+    checked = {
+        name: files.field({name: None} | content, name, kinds, where)
+        for name, kinds in optional.items()
+    }
+    for role in ("captioner", "grounder"):
+        if isinstance(checked[role], str):
+            checked[role] = {"id": checked[role]}
+    checked["real_sources"] = dict(checked["real_sources"] or {})
+    for generator, source in checked["real_sources"].items():
+        if not isinstance(source, str):
+            raise ValueError(
+                f"{where}: real_sources[{generator!r}] is {source!r}; expected the "
+                "name of a generator"
+            )
+    return checked
+
+
+# --------------------------------------------------------------------------- opening
+
+
+def open_dataset(
+    name: str | os.PathLike | Dataset, image_root: str | os.PathLike | None = None
+) -> Dataset:
+    """Opens a data set of any kind.
+
+    Args:
+      name: a `records.jsonl`; the folder of a pack, local or `gs://...`; a folder with
+        `images/` and `captions.jsonl` (and `objects.jsonl`); any other folder of
+        images; "miniature"; `package.module` or `package.module:name`, a data set or a
+        function without arguments that returns one (`dataset` unless named); or a data
+        set, which is returned.
+      image_root: the folder the keys of a `records.jsonl` are relative to; by default
+        the one in its `records.run.json`.
+
+    Raises:
+      ValueError: when there is none, with what would make one; when the folder of its
+        images is not known or not there; or for damaged content, naming file and line.
+    """
+    if not isinstance(name, str | os.PathLike):
+        return _complete(name, type(name).__name__)
+    text = os.fspath(name)
+    if text == "miniature" or (not _exists(text) and _is_module(text)):
+        return _from_module(text)
+    if image_root is not None and not Path(image_root).is_dir():
+        raise ValueError(
+            f"no folder of images {os.fspath(image_root)!r}; set "
+            "--config.data.images=FOLDER"
+        )
+    if "://" in text or Path(text).is_dir():
+        return _open_folder(text)
+    return _open_lines(text, image_root)
+
+
+def _exists(text: str) -> bool:
+    return "://" in text or os.path.exists(text)
+
+
+def _is_module(text: str) -> bool:
+    """Whether a text that is not a path is a module's, perhaps with `:name`."""
+    if text.endswith((".jsonl", ".json")):
+        return False
+    named = all(part.isidentifier() for part in text.replace(":", ".").split("."))
+    return named and ("." in text or ":" in text or choices.importable(text))
+
+
+def _from_module(text: str) -> Dataset:
+    from item_jax.datasets import miniature
+
+    known = {"miniature": miniature.dataset}
+    found = choices.resolve("data set", text, known, attribute="dataset")
+    if isinstance(found, type) or (callable(found) and not hasattr(found, "record")):
+        found = found()
+    return _complete(found, text)
+
+
+def _complete(found: Any, name: str) -> Dataset:
+    return choices.resolve("data set", found, {}, needs=NEEDS)
+
+
+def _open_folder(text: str) -> Dataset:
+    # TensorFlow Datasets takes a second to import: only where it is needed.
+    if "://" in text or _looks_packed(Path(text)):
+        from item_jax.datasets.tfds import Pack
+
+        return Pack(text)
+    from item_jax.datasets.folder import FolderDataset
+
+    root = Path(text)
+    captions, objects = root / "captions.jsonl", root / "objects.jsonl"
+    if (root / "images").is_dir() and captions.is_file():
+        return FolderDataset(
+            root / "images", captions, objects if objects.is_file() else None
+        )
+    return FolderDataset(root)
+
+
+def _looks_packed(folder: Path) -> bool:
+    """Whether a folder is a pack, or what is left of one, which `Pack` explains."""
+    return (folder / "metadata.json").is_file() or any(folder.glob("*.array_record*"))
+
+
+def _open_lines(text: str, image_root: str | os.PathLike | None) -> Dataset:
+    from item_jax.datasets.jsonl import RecordFile
+
+    found = RecordFile(text, image_root)
+    if found.image_root is None:
+        raise ValueError(
+            f"{text}: the folder of its images is not known: set "
+            "--config.data.images=FOLDER"
+        )
+    if not Path(found.image_root).is_dir():
+        raise ValueError(
+            f"{text}: no folder of images {found.image_root!r}; set "
+            "--config.data.images=FOLDER"
+        )
+    return found

@@ -1,0 +1,338 @@
+"""A fitted method: its state, what it was fitted on, and the folder it is saved in.
+
+    head/
+      config.json          method, state, embedding settings, threshold, training
+      weights.safetensors  the arrays of the state, their names joined by dots
+      README.md            a model card
+      seed-1/ ...          the same of further seeds
+
+One writer and one reader for all methods. Folders of version 0.1 are read too
+(`head.safetensors`, schema `item-head/1`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from item_jax import __version__, files, methods, settings
+from item_jax.embeddings import Embeddings
+
+SCHEMA = "item-method/1"
+SCHEMA_0_1 = "item-head/1"
+WEIGHTS, WEIGHTS_0_1 = "weights.safetensors", "head.safetensors"
+
+FEW = 1000
+"""Fewer training images than this are called few in a verdict. Not in the paper, which
+trains on 80,000."""
+
+TOY_TOWERS = ("c66c8e66340ec7c6ce985ac32cbb89b2afe76ff23e6fc5a892266a8fbab78248",)
+"""`checkpoint_sha256` of the miniature's CLIP, which knows a toy world only."""
+
+_SHAPE = {
+    "method": str,
+    "state": dict,
+    "threshold": (int, float),
+    "training.real": int,
+    "training.fake": int,
+    "training.split": str,
+    "training.generators": list,
+    "training.benchmarks": list,
+    "training.seed": int,
+    "training.settings": dict,
+    "training.records_sha256": str,
+} | {f"embedding.{name}": kind for name, kind in settings.SHAPE.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class FittedMethod:
+    """A method with its state and the record of its training.
+
+    Attributes:
+      config: what stands in `config.json`, but for the state: `method`, `embedding`
+        (see `item_jax.settings`), `threshold`, `training` {real, fake, split,
+        generators, benchmarks, seed, settings, records_sha256}.
+      state: what its `fit` returned.
+      module: the method.
+    """
+
+    config: dict[str, Any]
+    state: dict[str, Any]
+    module: Any
+
+    @property
+    def name(self) -> str:
+        """The method's name, such as "item"."""
+        return self.config["method"]
+
+    @property
+    def embedding(self) -> settings.Embedding:
+        """What the embeddings it was fitted on depend on."""
+        return self.config["embedding"]
+
+    @property
+    def threshold(self) -> float:
+        """A P(fake) above it, not equal to it, says fake."""
+        return self.config["threshold"]
+
+    def score(
+        self, part: Embeddings, state: dict[str, Any] | None = None
+    ) -> np.ndarray:
+        """Scores images.
+
+        Args:
+          part: n images.
+          state: another one than its own, such as `methods.item.weighted` makes.
+
+        Returns:
+          float `[n]`, P(fake) in [0, 1].
+
+        Raises:
+          ValueError: if a score is not one, naming the image.
+        """
+        scores = np.asarray(
+            self.module.score(self.state if state is None else state, part)
+        )
+        if scores.shape != (len(part),):
+            raise ValueError(
+                f"method {self.name!r} gave scores {list(scores.shape)} for "
+                f"{len(part)} images"
+            )
+        wrong = np.flatnonzero(~((scores >= 0) & (scores <= 1)))  # NaN too
+        if len(wrong):
+            key = files.printable(part.rows[wrong[0]]["key"])
+            raise ValueError(
+                f"method {self.name!r}: P(fake) of {key!r} is {scores[wrong[0]]}, not "
+                "in [0, 1]"
+            )
+        return scores
+
+    def range(self) -> dict[str, Any]:
+        """Returns what a verdict rests on.
+
+        Returns:
+          `method`, `real` and `fake` (training images), `generators`, `benchmarks`,
+          `captioner`, `grounder` (ids or None), `toy_world` (bool), and all of it as a
+          sentence in `text`.
+        """
+        t, e = self.config["training"], self.embedding
+        ids = {
+            role: (e[role] or {}).get("id") if e[role] else None
+            for role in ("captioner", "grounder")
+        }
+        toy = (
+            "miniature" in t["benchmarks"]
+            or e["tower"]["checkpoint_sha256"] in TOY_TOWERS
+        )
+        where = f" ({', '.join(t['benchmarks'])})" if any(t["benchmarks"]) else ""
+        text = (
+            f"trained on {t['real']:,} real and {t['fake']:,} fake images of "
+            f"{', '.join(t['generators']) or 'unnamed generators'}{where}, captions by "
+            f"{ids['captioner'] or 'an unknown captioner'}, boxes by "
+            f"{ids['grounder'] or 'an unknown grounder'}"
+        )
+        if t["real"] + t["fake"] < FEW:
+            text += "; few images"
+        text += (
+            "; a toy world, which says nothing about photographs"
+            if toy
+            else "; untested on anything else"
+        )
+        return {
+            "method": self.name,
+            **{k: t[k] for k in ("real", "fake", "generators", "benchmarks")},
+            **ids,
+            "toy_world": toy,
+            "text": text,
+        }
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the folder; each file is whole or absent, `config.json` comes last."""
+        folder = Path(folder)
+        arrays, plain = _split(self.state)
+        with files.atomic_file(folder / WEIGHTS, binary=True) as f:
+            f.write(save(arrays))
+        with files.atomic_file(folder / "README.md") as f:
+            f.write(self.card())
+        head = {"schema": SCHEMA, "item_jax": __version__}
+        files.write_json(folder / "config.json", head | self.config | {"state": plain})
+
+    @classmethod
+    def load(cls, folder: str | Path) -> FittedMethod:
+        """Reads what `save` wrote, or version 0.1.
+
+        Raises:
+          ValueError: if a file is missing, damaged or of another schema, a number is
+            not finite, or the state is not what the method needs; naming the file and
+            field or tensor.
+        """
+        folder = Path(folder)
+        path = folder / "config.json"
+        if not path.is_file():
+            raise ValueError(f"no fitted method in {folder}: config.json is missing")
+        config = files.read_json(path)
+        weights = folder / WEIGHTS
+        if config.get("schema") == SCHEMA_0_1:
+            config, weights = _upgrade(config, path), folder / WEIGHTS_0_1
+        elif config.get("schema") != SCHEMA:
+            raise ValueError(
+                f"{path} is of schema {config.get('schema')!r}; this version reads "
+                f"{SCHEMA!r} and {SCHEMA_0_1!r}"
+            )
+        for name, kind in _SHAPE.items():
+            files.field(config, name, kind, path)
+        if not (math.isfinite(config["threshold"]) and 0 <= config["threshold"] <= 1):
+            raise ValueError(
+                f"{path}: threshold {config['threshold']} is not in [0, 1]"
+            )
+        arrays = _read_arrays(weights)
+        if weights.name == WEIGHTS_0_1:
+            arrays = {f"params.{name}": value for name, value in arrays.items()}
+        state = _merged(config.pop("state"), arrays, weights)
+        module = methods.get(config["method"])
+        if hasattr(module, "check"):
+            try:
+                module.check(state)
+            except (KeyError, TypeError, AttributeError, ValueError) as e:
+                detail = f"{e.args[0]!r} is missing" if isinstance(e, KeyError) else e
+                raise ValueError(f"{folder}: {detail}") from e
+        return cls(config, state, module)
+
+    def card(self) -> str:
+        """Returns the model card."""
+        t, tower, about = self.config["training"], self.embedding["tower"], self.range()
+        state = "\n".join(
+            f"- {name}: `{value}`"
+            for name, value in _split(self.state)[1].items()
+            if value != {}
+        )
+        toy = (
+            "**Toy world.** It was trained on the miniature that comes with item_jax. "
+            "Its verdicts on photographs mean nothing.\n\n"
+        )
+        return f"""---
+library_name: item-jax
+tags: [fake-image-detection, clip, jax]
+---
+# `{self.name}`: a detector of AI-generated images
+
+{toy if about["toy_world"] else ""}- Range: {about["text"]}
+- Towers: `{tower["name"]}` (D = {tower["embed_dim"]}), {self.embedding["dtype"]}
+- Seed {t["seed"]}; fake when P(fake) > {self.threshold}
+{state}
+
+Load it with `item_jax.ItemDetector.from_pretrained(folder)`.
+
+## Limits
+
+A score is a hint and no evidence by itself: it depends on the generators the method was
+trained on, on the captions it is given, and on how an image was resized and compressed.
+"""
+
+
+def _split(state: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Splits a state into arrays by dotted name and the rest, which JSON can hold."""
+    arrays: dict[str, np.ndarray] = {}
+    plain: dict[str, Any] = {}
+    for name, value in state.items():
+        if "." in name:
+            raise ValueError(f"a name in a state must not have a dot: {name!r}")
+        if isinstance(value, Mapping):
+            inner, rest = _split(value)
+            arrays |= {f"{name}.{key}": array for key, array in inner.items()}
+            if rest or not inner:
+                plain[name] = rest
+        elif hasattr(value, "dtype"):
+            arrays[name] = np.ascontiguousarray(value)
+        else:
+            plain[name] = value
+    return arrays, plain
+
+
+def _merged(plain: dict[str, Any], arrays: dict[str, np.ndarray], path: Path) -> dict:
+    """Puts what `_split` took apart together again."""
+    for name, value in arrays.items():
+        *above, leaf = name.split(".")
+        place = plain
+        for part in above:
+            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise ValueError(f"{path}: tensor {name!r} has no place in the state")
+        place[leaf] = value
+    return plain
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise ValueError(f"no fitted method in {path.parent}: {path.name} is missing")
+    try:
+        arrays = load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError) as e:
+        raise ValueError(f"{path} is damaged: {e}") from e
+    for name, value in arrays.items():
+        if not (np.issubdtype(value.dtype, np.number) and np.isfinite(value).all()):
+            raise ValueError(
+                f"{path}: tensor {name!r} holds numbers that are not finite"
+            )
+    return arrays
+
+
+def _upgrade(old: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Brings the `config.json` of version 0.1 into today's form."""
+    try:
+        towers, training = old["towers"], old["training"]
+        chosen = training["settings"]["generators"]
+        return {
+            "method": "item",
+            "state": {"misalignment": old["misalignment"], "head": old["head"]},
+            "embedding": settings.upgrade(
+                old["embedding"], tower=towers["name"], embed_dim=towers["embed_dim"]
+            ),
+            "threshold": old["threshold"],
+            "training": training
+            | {
+                "benchmarks": [],  # not recorded then
+                "settings": {
+                    "misalignment": old["misalignment"],
+                    "head": {k: old["head"][k] for k in ("name", "hidden_dim")},
+                    "train": training["settings"],
+                },
+                "only": chosen,
+            },
+        }
+    except (KeyError, TypeError, AttributeError, ValueError) as e:
+        detail = f"{e.args[0]!r} is missing" if isinstance(e, KeyError) else e
+        raise ValueError(f"{path}: {detail}") from e
+
+
+def load_seeds(folder: str | Path) -> list[FittedMethod]:
+    """Loads a method and its further seeds, in the order of the seeds.
+
+    Raises:
+      ValueError: as `FittedMethod.load`; or if they differ in more than the seed.
+    """
+    folder = Path(folder)
+    others = sorted(
+        folder.glob("seed-*"), key=lambda p: int(p.name.partition("-")[2] or 0)
+    )
+    loaded = [FittedMethod.load(place) for place in (folder, *others)]
+
+    def but_for_the_seed(fitted: FittedMethod) -> dict[str, Any]:
+        training = fitted.config["training"] | {"seed": None}
+        config = {k: v for k, v in fitted.config.items() if k != "item_jax"}
+        return config | {"training": training, "state": _split(fitted.state)[1]}
+
+    for place, fitted in zip(others, loaded[1:]):
+        if but_for_the_seed(fitted) != but_for_the_seed(loaded[0]):
+            raise ValueError(
+                f"{place} differs from {folder} in more than the seed: they are not of "
+                "one training"
+            )
+    return loaded

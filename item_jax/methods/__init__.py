@@ -1,0 +1,48 @@
+"""Methods, one file each: ITEM and TIDY among trivial baselines and rivals.
+
+A method is a module (or any object) with
+
+    NEEDS                      names of the arrays it reads, of `embeddings.ARRAYS`
+    fit(parts, config)         -> state: nested dictionaries of arrays and JSON values
+    score(state, part)         -> P(fake), `[n]` in [0, 1]
+
+and, where it makes sense,
+
+    SETTINGS                   config sections that its fit depends on; default: none
+    FIXES                      config fields it sets itself: {"head.name": "linear"}
+    fit_seeds(parts, config, seeds, *, checkpoints, on_epoch)
+                               -> a state per seed; without it, it is fitted once
+    check(state)               raises ValueError for a state that cannot be scored
+
+`parts` are the labelled `Embeddings` of the training set, `part` some others. A method
+is fitted once, saved as a folder (`item_jax.fitted`), and scored on any cache. It is
+found by its file name here, or as `package.module[:name]`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from item_jax import choices
+from item_jax.embeddings import ARRAYS
+
+
+def names() -> list[str]:
+    """Returns the names of the methods that come with the package."""
+    return choices.modules(__name__)
+
+
+def get(name: Any) -> Any:
+    """Returns a method.
+
+    Args:
+      name: of a file here, `package.module[:name]`, or a method itself.
+
+    Raises:
+      ValueError: for an unknown name, with the nearest one, or something that is not a
+        method, with what it lacks.
+    """
+    found = choices.resolve("method", name, __name__, needs=("NEEDS", "fit", "score"))
+    for need in found.NEEDS:
+        choices.check(f"NEEDS of method {name!r}:", need, ARRAYS)
+    return found

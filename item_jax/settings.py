@@ -1,0 +1,189 @@
+"""What an embedding depends on, kept with it, and the one comparison of two of them.
+
+Stored verbatim as subtrees of the configuration, with the identity of the towers,
+the captioner and the grounder: as `embedding` in the manifest of a cache, and copied
+from there into every method that is fitted on it.
+
+    {"tower": {"name", "family", "checkpoint_sha256", "embed_dim", "image_size"},
+     "dtype", "data": {...}, "views": {...}, "neutralise": {...}, "perturb": {...},
+     "captioner": {"id", ...} or null, "grounder": {"id", ...} or null}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from item_jax.config import leaves, to_json
+from item_jax.images import MAX_PIXELS
+
+Embedding = dict[str, Any]
+
+SECTIONS = ("data", "views", "neutralise", "perturb")
+LOCATIONS = ("records", "images")  # of `data`: where things are, not what they are
+
+REFUSED = ("tower", "views", "neutralise")
+"""Sections that make embeddings incomparable when they differ."""
+
+WARNED = ("dtype", "data", "perturb", "captioner", "grounder")
+"""Sections that shift a score: said, and kept with the result."""
+
+IGNORED = (
+    *("tower.name", "tower.family"),  # the checksum identifies a tower
+    "data.max_pixels",  # decides which images fail, not what an embedding is
+    *("captioner.fingerprint", "grounder.fingerprint"),  # they name the images too
+)
+
+
+def embedding(towers: Any, config: ConfigDict, facts: Mapping[str, Any]) -> Embedding:
+    """Returns the settings that embeddings depend on.
+
+    Args:
+      towers: `item_jax.towers.towers.Towers`, or an object with the same attributes.
+      config: `dtype` is that of the towers; `data`, `views`, `neutralise`, `perturb`.
+      facts: of the data set: `captioner` and `grounder`, dictionaries or None.
+    """
+    stored: Embedding = {
+        "tower": {
+            "name": towers.name,
+            "family": getattr(towers, "family", ""),
+            "checkpoint_sha256": towers.checkpoint_sha256,
+            "embed_dim": towers.embed_dim,
+            "image_size": towers.image_size,
+        },
+        "dtype": towers.dtype,
+    }
+    stored |= {name: to_json(config[name]) for name in SECTIONS}
+    for name in LOCATIONS:
+        del stored["data"][name]
+    return stored | {role: facts.get(role) for role in ("captioner", "grounder")}
+
+
+def restore(stored: Embedding, config: ConfigDict) -> None:
+    """Sets in `config` what embeddings like the stored ones need, in place.
+
+    The perturbation is left as it is: it belongs to an experiment, not to a method.
+    """
+    for section in ("data", "views", "neutralise"):
+        for name, value in stored[section].items():
+            if name in config[section]:
+                config[section][name] = value
+
+
+def differences(stored: Embedding, found: Embedding) -> list[str]:
+    """Returns every setting that differs, one phrase each, but for what is ignored."""
+    old, new = _compared(stored), _compared(found)
+    return [
+        f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
+        for name in dict.fromkeys((*old, *new))
+        if old.get(name) != new.get(name)
+    ]
+
+
+def compare(stored: Embedding, found: Embedding, *, what: str) -> list[str]:
+    """Compares the embeddings a method was fitted on with those it is to score.
+
+    Args:
+      stored: of the method.
+      found: of the embeddings at hand.
+      what: the method's name, for messages.
+
+    Returns:
+      A warning for each setting of `WARNED` that differs; a field that only one of two
+      captioners, or grounders, has recorded is not compared.
+
+    Raises:
+      ValueError: naming each setting of `REFUSED` that differs.
+    """
+    old, new = _compared(stored), _compared(found)
+    refused, warnings = [], []
+    for name in dict.fromkeys((*old, *new)):
+        section = name.partition(".")[0]
+        if section in ("captioner", "grounder") and not (name in old and name in new):
+            continue
+        if old.get(name) != new.get(name):
+            said = f"{name}: {what} has {old.get(name)!r}, found {new.get(name)!r}"
+            (refused if section in REFUSED else warnings).append(said)
+    for role in ("captioner", "grounder"):
+        if (stored[role] is None) != (found[role] is None):
+            warnings.append(
+                f"{role}: {what} has {_identity(stored[role])}, found "
+                f"{_identity(found[role])}"
+            )
+    if refused:
+        towers = [e["tower"]["name"] for e in (stored, found)]
+        raise ValueError(
+            f"{what} was fitted on another kind of embedding ({towers[0]}; these are "
+            f"of {towers[1]}): {'; '.join(refused)}"
+        )
+    return warnings
+
+
+def _compared(stored: Embedding) -> dict[str, Any]:
+    known = {k: v for k, v in stored.items() if v is not None}
+    return {k: v for k, v in leaves(known).items() if k not in IGNORED}
+
+
+def _identity(facts: Mapping[str, Any] | None) -> str:
+    return "none" if facts is None else repr(facts.get("id", "unnamed"))
+
+
+def upgrade(old: Mapping[str, Any], *, tower: str, embed_dim: int) -> Embedding:
+    """Returns the settings of a cache or head of version 0.1 in today's form.
+
+    Args:
+      old: its flat `fingerprint`, or `embedding`.
+      tower: the name of the towers.
+      embed_dim: D.
+
+    Raises:
+      KeyError: if one is missing.
+    """
+    name, _, severity = old["perturbation"].partition(":")
+    return {
+        "tower": {
+            "name": tower,
+            "family": "clip_vit",
+            "checkpoint_sha256": old["checkpoint_sha256"],
+            "embed_dim": embed_dim,
+            "image_size": old["image_size"],
+        },
+        "dtype": old["dtype"],
+        "data": {
+            "score_threshold": old["score_threshold"],
+            "max_objects": old["max_objects"],
+            "min_object_pixels": old["min_object_pixels"],
+            "max_pixels": MAX_PIXELS,
+        },
+        "views": {"geometry": old["geometry"], "object_crop": old["object_crop"]},
+        "neutralise": {
+            "quality": old["neutralise_quality"],
+            "size": old["neutralise_size"],
+        },
+        "perturb": {"name": name, "severity": int(severity or 0)},
+        # It was "ID (fingerprint)".
+        **{
+            role: {"id": old[role].rpartition(" (")[0] or old[role]}
+            if old.get(role)
+            else None
+            for role in ("captioner", "grounder")
+        },
+    }
+
+
+SHAPE = {
+    **{f"tower.{k}": str for k in ("name", "family", "checkpoint_sha256")},
+    **{f"tower.{k}": int for k in ("embed_dim", "image_size")},
+    "dtype": str,
+    "data.score_threshold": (int, float),
+    **{f"data.{k}": int for k in ("max_objects", "min_object_pixels", "max_pixels")},
+    **{f"views.{k}": str for k in ("geometry", "object_crop")},
+    **{f"neutralise.{k}": int for k in ("quality", "size")},
+    "perturb.name": str,
+    "perturb.severity": int,
+    "captioner": (dict, type(None)),
+    "grounder": (dict, type(None)),
+}
+"""The fields of an `Embedding` and their types, for whoever reads one from a file."""

@@ -1,0 +1,85 @@
+"""What the bytes of a file show before an image decoder sees them.
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import re
+
+# Bytes at the beginning (? for any) and what they mean; the first that fits counts.
+_SIGNATURES = (
+    (b"%PDF", "a PDF document"),
+    (b"%!PS", "an EPS or PostScript file"),
+    (b"\xc5\xd0\xd3\xc6", "an EPS file"),
+    (b"????ftypavi", "AVIF (convert it first)"),
+    (b"????ftyphe", "HEIC (convert it first)"),
+    (b"????ftypm[is]f1", "HEIC or AVIF (convert it first)"),
+    (b"????ftyp", "an MP4 or QuickTime video"),
+    (b"????JXL ", "JPEG XL (convert it first)"),
+    (b"\xff\x0a", "JPEG XL (convert it first)"),
+    (b"????jP  ", "JPEG 2000 (convert it first)"),
+    (b"8BPS", "a Photoshop file"),
+    (b"\x00\x00\x01\x00", "an icon"),
+    (b"PK\x03\x04", "a ZIP archive"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"version https://git-lfs", "a Git LFS pointer (fetch the file itself)"),
+    (b"<", "SVG, XML or a web page"),
+)
+
+
+def looks_like(data: bytes) -> str:
+    """Says what a file that is not an image we read seems to be."""
+    head = bytes(data[:64]).lstrip()
+    for magic, what in _SIGNATURES:
+        if fnmatch.fnmatchcase(head, magic + b"*"):
+            return what
+    text = head[:24].decode("ascii", "replace")
+    if text.isprintable() and "\ufffd" not in text:
+        return f"text, beginning {text!r}"
+    return f"unknown data, beginning 0x{bytes(data[:16]).hex()}"
+
+
+def webp_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height of a WebP, or None for another file or one that is damaged.
+
+    Pillow's reader fills two canvases of that size with zeros, 8 bytes a pixel, before
+    it reports the size (libwebp's WebPAnimDecoderNew). The layout is that of RFC 9649.
+    """
+    if len(data) < 30 or data[:4] != b"RIFF" or data[8:12] != b"WEBP":
+        return None
+    little = functools.partial(int.from_bytes, byteorder="little")
+    chunk = data[12:16]
+    if chunk == b"VP8 ":
+        return little(data[26:28]) & 0x3FFF, little(data[28:30]) & 0x3FFF
+    if chunk == b"VP8L":
+        bits = little(data[21:25])
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if chunk == b"VP8X":
+        return little(data[24:27]) + 1, little(data[27:30]) + 1
+    return None
+
+
+# The next marker after entropy-coded data, in which FF is followed by 00 or by the
+# restart markers D0 to D7 (ITU-T T.81, B.1.1).
+_MARKER = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
+
+
+def has_more_scans(data: bytes, most: int) -> bool:
+    """Whether a JPEG has more than `most` scans, each a pass over the picture."""
+    # Few files have that many bytes FF DA at all; the others (a video may follow the
+    # picture) are walked through marker by marker.
+    if data.count(b"\xff\xda") <= most:
+        return False
+    scans, position = 0, 2
+    while marker := _MARKER.search(data, position):
+        kind, position = data[marker.end() - 1], marker.end()
+        if kind == 0xD9:  # the end of the picture
+            return False
+        scans += kind == 0xDA
+        if scans > most:
+            return True
+        position += int.from_bytes(data[position : position + 2], "big")
+    return False

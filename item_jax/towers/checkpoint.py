@@ -1,0 +1,340 @@
+"""The files of a checkpoint: finding them and reading their tensors.
+
+Everything here was written by others, so damage is a `ValueError` that names the file.
+Reading tensors is strict both ways: every tensor of the files is used or on a list of
+known buffers, every parameter is filled, every shape fits, every number is finite.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.traverse_util
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from item_jax import files as files_lib
+from item_jax.choices import nearest
+
+# The same weights as safetensors, for repositories that may have pickles only.
+WITH_SAFETENSORS = {
+    "openai/clip-vit-large-patch14": "timm/vit_large_patch14_clip_224.openai",
+    "openai/clip-vit-large-patch14-336": "timm/vit_large_patch14_clip_336.openai",
+    "openai/clip-vit-base-patch16": "timm/vit_base_patch16_clip_224.openai",
+    "openai/clip-vit-base-patch32": "timm/vit_base_patch32_clip_224.openai",
+}
+
+# Configuration and tokenizer, all but the weights.
+SMALL_FILES = ("*.json", "*.txt", "*.model")
+
+# safetensors' names of the dtypes that weights may be stored in.
+FLOATING = ("F64", "F32", "F16", "BF16")
+
+# Path in the parameter tree -> (key or keys in the file, layout function). `{i}` runs
+# over the layers; several keys are joined along the last axis.
+KeyTable = Mapping[
+    str, tuple[str | tuple[str, ...], Callable[[np.ndarray], np.ndarray]]
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """One of the ways in which the files of a family may be laid out.
+
+    Attributes:
+      name: for messages, such as "open_clip".
+      config: the file name of the configuration.
+      weights: the file names that the weights may have, in order of preference. Beside
+        each, `NAME.index.json` may list the shards of it.
+      keys: where each parameter is in the weight files.
+      ignored: regular expression of tensors that are no parameters.
+      model_type: what the configuration's `model_type` must be; "" if it has none.
+    """
+
+    name: str
+    config: str
+    weights: tuple[str, ...]
+    keys: KeyTable
+    ignored: str = ""
+    model_type: str = ""
+
+
+class CheckpointFiles:
+    """The files of one checkpoint, in a folder or on the Hugging Face Hub.
+
+    Attributes:
+      source: the folder or repository, as it was asked for.
+      folder: where the files are.
+      names: all file names, also of weights that are not downloaded yet.
+      remote: whether it is a repository of the Hub.
+    """
+
+    def __init__(
+        self, source: str, folder: Path, *, remote: bool, revision: str | None
+    ):
+        """Prefer `open_checkpoint`."""
+        self.source = source
+        self.folder = folder
+        self.remote = remote
+        self._revision = revision
+        self._json: dict[str, dict[str, Any]] = {}
+        self.names = {p.name for p in folder.iterdir() if p.is_file()}
+        if remote:
+            self.names |= _repository_files(source, revision)
+
+    def has(self, name: str) -> bool:
+        """Whether there is a file of this name."""
+        return name in self.names
+
+    def json(self, name: str) -> dict[str, Any] | None:
+        """Returns a parsed JSON file, or None if there is none of this name.
+
+        Raises:
+          ValueError: naming the file, if it is not a JSON object.
+        """
+        path = self.folder / name
+        if name not in self._json and path.is_file():
+            self._json[name] = files_lib.read_json(path)
+        return self._json.get(name)
+
+    def layout(self, layouts: Sequence[Layout]) -> Layout | None:
+        """Returns the first layout whose configuration and weights are there.
+
+        Without weights it is the first whose configuration is there; `weights` then
+        says what is missing. None if no configuration is of one of these layouts.
+        """
+        known = [layout for layout in layouts if self._fits(layout)]
+        whole = (layout for layout in known if self._weights_name(layout))
+        return next(whole, known[0] if known else None)
+
+    def _fits(self, layout: Layout) -> bool:
+        raw = self.json(layout.config)
+        return raw is not None and layout.model_type in ("", raw.get("model_type"))
+
+    def _weights_name(self, layout: Layout) -> str | None:
+        for name in layout.weights:
+            if self.has(name) or self.has(f"{name}.index.json"):
+                return name
+        return None
+
+    def weights(self, layout: Layout) -> list[Path]:
+        """Returns the weight files of a layout, downloaded if need be.
+
+        Raises:
+          ValueError: if there are none, with what is there instead.
+        """
+        whole = self._weights_name(layout) or layout.weights[0]
+        names = [whole]
+        index = self.json(f"{whole}.index.json")
+        if index is not None:
+            where = self.folder / f"{whole}.index.json"
+            weight_map = files_lib.field(index, "weight_map", dict, where)
+            names = sorted({str(name) for name in weight_map.values()})
+            for name in names:
+                if Path(name).name != name or not name.endswith(".safetensors"):
+                    raise ValueError(
+                        f"{where}: weight_map names {files_lib.printable(name)!r}; "
+                        "expected a .safetensors file beside it"
+                    )
+        if self.remote:
+            download(self.source, self._revision, allow_patterns=[*SMALL_FILES, *names])
+        missing = [n for n in names if not (self.folder / n).is_file()]
+        if missing or not names:
+            raise ValueError(self._no_weights(missing or [whole]))
+        return [self.folder / n for n in names]
+
+    def _no_weights(self, missing: list[str]) -> str:
+        kinds = (".bin", ".pt", ".pth", ".msgpack", ".h5", ".safetensors")
+        other = sorted(n for n in self.names if n.endswith(kinds))
+        instead = WITH_SAFETENSORS.get(self.source)
+        if instead:
+            advice = f"the same weights as safetensors: {instead}"
+        elif any(not n.endswith(".safetensors") for n in other):
+            advice = (
+                "convert them where you trust them: load the model with its own "
+                "library, then model.save_pretrained(folder) or "
+                "safetensors.torch.save_model"
+            )
+        else:
+            advice = "download the weights too"
+        return (
+            f"{self.source} has no {', '.join(missing)} (weights found: "
+            f"{', '.join(other) or 'none'}); pickled weights are not loaded; {advice}"
+        )
+
+
+def open_checkpoint(
+    source: str, revision: str | None = None, *, short_names: Iterable[str] = ()
+) -> CheckpointFiles:
+    """Opens a checkpoint: a folder, else a repository whose small files are fetched.
+
+    Args:
+      source: the folder or the repository id (owner/name).
+      revision: branch, tag or commit of a repository.
+      short_names: other names, for the message.
+
+    Raises:
+      ValueError: if it is neither, or cannot be fetched.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        return CheckpointFiles(source, folder, remote=False, revision=None)
+    if source.count("/") != 1 or source.startswith((".", "/")):
+        raise ValueError(
+            f"no checkpoint {source!r}: not a folder, not a repository id "
+            f"(owner/name), not a short name; {nearest(source, short_names)}"
+        )
+    folder = download(source, revision, allow_patterns=list(SMALL_FILES))
+    return CheckpointFiles(source, folder, remote=True, revision=revision)
+
+
+def download(source: str, revision: str | None, **options: Any) -> Path:
+    """Fetches a repository of the Hugging Face Hub; returns the local folder.
+
+    Args:
+      source: the repository id.
+      revision: branch, tag or commit.
+      **options: of `huggingface_hub.snapshot_download`.
+
+    Raises:
+      ValueError: if it cannot be fetched, with the reason.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(source, revision=revision, **options))
+    except _hub_errors() as e:
+        raise ValueError(
+            f"cannot fetch {source!r} from the Hugging Face Hub, and there is no such "
+            f"folder: {type(e).__name__}: {(str(e).splitlines() or [''])[0]}"
+        ) from e
+
+
+def _repository_files(source: str, revision: str | None) -> set[str]:
+    """The file names of a repository; none if the Hub does not answer."""
+    from huggingface_hub import list_repo_files
+
+    try:
+        return set(list_repo_files(source, revision=revision))
+    except _hub_errors():
+        return set()  # the downloaded files are all there is to know
+
+
+def _hub_errors() -> tuple[type[Exception], ...]:
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+    )
+
+    return (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        OSError,
+        # No network, whichever HTTP library this version of the hub is built on.
+        *HfHubHTTPError.__bases__,
+    )
+
+
+# ---- Reading tensors ----------------------------------------------------------------
+
+
+def read_params(
+    source: str, paths: Sequence[Path], shapes: Any, layout: Layout
+) -> dict[str, Any]:
+    """Fills a parameter tree from safetensors, strictly both ways.
+
+    Args:
+      source: the checkpoint, for messages.
+      paths: its weight files.
+      shapes: the tree of parameters, as shapes and dtypes.
+      layout: where each parameter is in the files.
+
+    Returns:
+      The tree, of NumPy arrays.
+
+    Raises:
+      ValueError: for a damaged file; for tensors that are missing, extra, duplicated,
+        misshapen, not floating point or not finite, with the difference.
+    """
+    wanted = flax.traverse_util.flatten_dict(shapes, sep="/")
+    where, problems = _open_weights(paths)
+    used: set[str] = set()
+    params: dict[str, np.ndarray] = {}
+    for path, target in wanted.items():
+        layer = re.search(r"block_(\d+)", path)
+        keys, arrange = layout.keys[re.sub(r"block_\d+", "block_{i}", path)]
+        names = [
+            key.format(i=layer and layer[1])
+            for key in ((keys,) if isinstance(keys, str) else keys)
+        ]
+        used.update(names)
+        faults = [fault for n in names if (fault := _fault(where.get(n), n))]
+        problems += faults
+        if faults:
+            continue
+        parts = [_tensor(where[n], n, source) for n in names]
+        try:
+            laid_out = [arrange(t) for t in parts]
+            value = laid_out[0] if len(parts) == 1 else np.concatenate(laid_out, -1)
+        except ValueError:  # of another rank than a weight of this kind has
+            value = parts[0]
+        found = " + ".join(f"{n} {list(t.shape)}" for n, t in zip(names, parts))
+        if value.shape != target.shape:
+            problems.append(f"misshapen {found} for our {path} {list(target.shape)}")
+            continue
+        value = np.ascontiguousarray(value, target.dtype).reshape(value.shape)
+        if not np.isfinite(value).all():
+            problems.append(f"NaN or infinite values in {found}")
+        params[path] = value
+    problems += [
+        f"extra {name}"
+        for name in sorted(set(where) - used)
+        if not re.fullmatch(layout.ignored, name)
+    ]
+    if problems:
+        shown = "\n  ".join(map(files_lib.printable, problems[:20]))
+        more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
+        raise ValueError(
+            f"the tensors of {source} do not fit its configuration ({layout.name} "
+            f"keys, {len(problems)} differences):\n  {shown}{more}"
+        )
+    return flax.traverse_util.unflatten_dict(params, sep="/")
+
+
+def _open_weights(paths: Sequence[Path]) -> tuple[dict[str, Any], list[str]]:
+    """Returns the open file of each tensor, and which tensors are duplicated."""
+    where: dict[str, Any] = {}
+    duplicated = []
+    for path in paths:
+        try:
+            handle = safe_open(path, framework="np")
+            names = list(handle.keys())
+        except (SafetensorError, OSError, ValueError) as e:
+            raise ValueError(f"{path} is not a whole safetensors file: {e}") from e
+        duplicated += [f"duplicated {name}" for name in names if name in where]
+        where |= dict.fromkeys(names, handle)
+    return where, duplicated
+
+
+def _fault(handle: Any, name: str) -> str | None:
+    if handle is None:
+        return f"missing {name}"
+    dtype = handle.get_slice(name).get_dtype()
+    if dtype not in FLOATING:
+        return f"{name} is stored as {dtype}, not floating point: quantised weights"
+    return None
+
+
+def _tensor(handle: Any, name: str, source: str) -> np.ndarray:
+    try:
+        return handle.get_tensor(name)
+    except (SafetensorError, TypeError, ValueError) as e:
+        raise ValueError(f"{source}: cannot read tensor {name!r}: {e}") from e

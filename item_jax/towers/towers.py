@@ -1,0 +1,381 @@
+"""The two towers of a CLIP-like model, ready to embed, and `load_towers`.
+
+The package meets a model only here: `Towers` knows nothing of its architecture, which
+is a module of this folder or of somebody else's (a family, see README.md).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from item_jax import choices, files
+from item_jax.sharding import ShardedFunction
+from item_jax.towers.checkpoint import CheckpointFiles, open_checkpoint, read_params
+from item_jax.towers.checks import open_clip_kind
+
+# Short names lead to repositories that ship safetensors of OpenAI's weights.
+SHORT_NAMES = {
+    "ViT-L-14": "timm/vit_large_patch14_clip_224.openai",
+    "ViT-L-14-336": "timm/vit_large_patch14_clip_336.openai",
+    "ViT-B-16": "timm/vit_base_patch16_clip_224.openai",
+    "ViT-B-32": "timm/vit_base_patch32_clip_224.openai",
+}
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+# What a family defines; README.md says what each is. `digest_text` is optional.
+FAMILY_NEEDS = (
+    "LAYOUTS",
+    "TOKENIZER_FILES",
+    "read_config",
+    "param_shapes",
+    "encoder",
+    "load_tokenizer",
+    "tokenize",
+    "pad_tokens",
+)
+
+
+class Towers:
+    """An image tower and a text tower that share one joint space.
+
+    Attributes:
+      name: the folder or repository it was loaded from.
+      family: the name of the family, such as "clip_vit" or "package.module".
+      config: the family's configuration; has `embed_dim` and `image_size`.
+      params: nested dictionary of NumPy arrays, with the trees "vision" and "text".
+      dtype: "float32" or "bfloat16", of weights and activations.
+      tokenizer: what the family's `load_tokenizer` returned.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        family: str,
+        module: Any,
+        config: Any,
+        params: dict[str, Any],
+        dtype: str,
+        tokenizer: Any,
+        digested: Sequence[Path] = (),
+    ):
+        """Prefer `load_towers`.
+
+        Args:
+          name, family, config, params, dtype, tokenizer: see the class.
+          module: the family itself.
+          digested: the files that `checkpoint_sha256` is made of, in order.
+        """
+        self.name = name
+        self.family = family
+        self.config = config
+        self.params = params
+        self.dtype = dtype
+        self.tokenizer = tokenizer
+        self._module = module
+        self._digested = tuple(digested)
+        self._encoders: dict[Any, ShardedFunction] = {}
+
+    @property
+    def embed_dim(self) -> int:
+        """D, the width of the joint space."""
+        return self.config.embed_dim
+
+    @property
+    def image_size(self) -> int:
+        """S, the side of a view in pixels."""
+        return self.config.image_size
+
+    @functools.cached_property
+    def checkpoint_sha256(self) -> str:
+        """The SHA-256 of configuration, weight files and tokenizer files: what an
+        embedding depends on."""
+        text = getattr(self._module, "digest_text", repr)(self.config)
+        digest = hashlib.sha256(text.encode())
+        for path in self._digested:
+            digest.update(bytes.fromhex(files.sha256(path)))
+        return digest.hexdigest()
+
+    def image_encoder(
+        self,
+        *,
+        batch_size: int = 256,
+        mode: str = "jit",
+        devices: Sequence[jax.Device] | None = None,
+    ) -> ShardedFunction:
+        """Returns the image tower: uint8 `[B, S, S, 3]` -> float32 `[B, D]`.
+
+        It is made once per setting.
+
+        Args:
+          batch_size, mode, devices: see `ShardedFunction`.
+        """
+        return self._encoder("vision", batch_size, mode, devices)
+
+    def text_encoder(
+        self,
+        *,
+        batch_size: int = 256,
+        mode: str = "jit",
+        devices: Sequence[jax.Device] | None = None,
+    ) -> ShardedFunction:
+        """Returns the text tower: int32 tokens `[B, T]` -> float32 `[B, D]`.
+
+        It is made once per setting.
+
+        Args:
+          batch_size, mode, devices: see `ShardedFunction`.
+        """
+        return self._encoder("text", batch_size, mode, devices)
+
+    def _encoder(
+        self,
+        tower: str,
+        batch_size: int,
+        mode: str,
+        devices: Sequence[jax.Device] | None,
+    ) -> ShardedFunction:
+        devices = tuple(devices or jax.local_devices())
+        key = (tower, batch_size, mode, devices)
+        if key not in self._encoders:
+            self._encoders[key] = ShardedFunction(
+                self._module.encoder(
+                    tower,
+                    config=self.config,
+                    dtype=DTYPES[self.dtype],
+                    device=devices[0],
+                ),
+                self.params[tower],
+                batch_size=batch_size,
+                mode=mode,
+                devices=devices,
+            )
+        return self._encoders[key]
+
+    def encode_image(self, views: Any, **options: Any) -> np.ndarray:
+        """Embeds views.
+
+        Args:
+          views: uint8 `[N, S, S, 3]`, any N.
+          **options: `batch_size`, `mode` and `devices` as for `image_encoder`.
+
+        Returns:
+          float32 `[N, D]`, un-normalised.
+
+        Raises:
+          ValueError: if the views have another shape or dtype, or if an embedding is
+            not finite.
+        """
+        views = np.asarray(views)
+        side = self.image_size
+        if views.dtype != np.uint8 or views.shape[1:] != (side, side, 3):
+            raise ValueError(
+                f"views are uint8 [N, {side}, {side}, 3] for {self.name}, found "
+                f"{views.dtype} {list(views.shape)}"
+            )
+        encoder = self.image_encoder(**options)
+        step = encoder.batch_size
+        batches = (views[i : i + step] for i in range(0, len(views), step))
+        return self._gather(encoder.stream(batches), "view")
+
+    def tokenize(self, texts: Sequence[str]) -> tuple[list[list[int]], np.ndarray]:
+        """Returns the token ids of each text, and which texts had to be cut.
+
+        Args:
+          texts: a list of any texts.
+
+        Returns:
+          A list of lists of token ids, as long as the tower takes at most, and bool
+          `[N]`.
+
+        Raises:
+          ValueError: if `texts` is not a list of strings.
+        """
+        texts = _texts(texts)
+        if not texts:
+            return [], np.zeros(0, bool)
+        return self._module.tokenize(self.tokenizer, texts, self.config)
+
+    def encode_text(self, texts: Sequence[str], **options: Any) -> np.ndarray:
+        """Embeds texts.
+
+        Args:
+          texts: a list of any number of them.
+          **options: `batch_size`, `mode` and `devices` as for `text_encoder`.
+
+        Returns:
+          float32 `[N, D]`, un-normalised, in the order given.
+
+        Raises:
+          ValueError: if `texts` is not a list of strings, or if an embedding is not
+            finite.
+        """
+        return self.embed_text(texts, **options)[0]
+
+    def embed_text(
+        self, texts: Sequence[str], **options: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Embeds texts, and says which were longer than the tower takes.
+
+        Equal texts are embedded once, and texts of like length together, padded to
+        no more than the longest of them needs.
+
+        Args:
+          texts, **options: as for `encode_text`.
+
+        Returns:
+          float32 `[N, D]`, un-normalised, and bool `[N]`, both in the order given.
+
+        Raises:
+          ValueError: as `encode_text`.
+        """
+        texts = _texts(texts)
+        unique = sorted(set(texts))
+        tokens, cut = self.tokenize(unique)
+        order = sorted(range(len(unique)), key=lambda i: len(tokens[i]))
+        encoder = self.text_encoder(**options)
+        step = encoder.batch_size
+        batches = (
+            self._module.pad_tokens(
+                [tokens[i] for i in order[start : start + step]], self.config
+            )
+            for start in range(0, len(order), step)
+        )
+        rows = self._gather(encoder.stream(batches), "text")
+        embedded_at = {unique[i]: row for row, i in enumerate(order)}
+        was_cut = dict(zip(unique, cut))
+        return (
+            rows[[embedded_at[text] for text in texts]],
+            np.array([was_cut[text] for text in texts], bool),
+        )
+
+    def _gather(self, results: Iterator[np.ndarray], kind: str) -> np.ndarray:
+        rows = np.concatenate([np.zeros((0, self.embed_dim), np.float32), *results])
+        bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+        if len(bad):
+            raise ValueError(
+                f"{self.name} ({self.dtype}) gives an embedding that is NaN or "
+                f"infinite for {len(bad)} of {len(rows)} {kind}s: its weights are "
+                "damaged"
+            )
+        return rows
+
+
+def _texts(texts: Iterable[str]) -> list[str]:
+    """Returns the texts as a list; a single one is refused, as it iterates too."""
+    if isinstance(texts, str | bytes):
+        raise ValueError(
+            f"texts are a list of strings, found a single one; pass [{texts!r:.60}]"
+        )
+    texts = list(texts)
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(
+                f"texts are a list of strings; number {i} is {text!r:.60}, of type "
+                f"{type(text).__name__}"
+            )
+        try:
+            text.encode()
+        except UnicodeEncodeError as e:
+            raise ValueError(
+                f"text number {i} is not valid Unicode, it has a lone surrogate at "
+                f"{e.start}: {files.printable(text[:60])}"
+            ) from e
+    return texts
+
+
+def families() -> dict[str, Any]:
+    """Returns the families of this folder by name: the modules that define one."""
+    found = {
+        name: choices.resolve("module", name, "item_jax.towers")
+        for name in choices.modules("item_jax.towers")
+    }
+    return {
+        name: module
+        for name, module in found.items()
+        if all(hasattr(module, need) for need in FAMILY_NEEDS)
+    }
+
+
+def load_towers(
+    source: str | Path,
+    dtype: str = "float32",
+    *,
+    revision: str | None = None,
+    family: str = "",
+) -> Towers:
+    """Loads the towers of a checkpoint.
+
+    Args:
+      source: a folder, a Hugging Face repository id, or a short name such as
+        "ViT-L-14" (see `SHORT_NAMES`).
+      dtype: "float32" (the reference) or "bfloat16" (fast on accelerators).
+      revision: branch, tag or commit of a repository.
+      family: who reads it: a name of `families()`, or `package.module[:name]`; "" asks
+        each of ours.
+
+    Raises:
+      ValueError: for an unknown source, dtype or family; a checkpoint that no family
+        reads, that has no safetensors, or whose configuration, tokenizer or tensors
+        are not what the family needs (with the difference).
+    """
+    name = str(source)
+    choices.check("dtype", dtype, DTYPES)
+    checkpoint = open_checkpoint(
+        SHORT_NAMES.get(name, name), revision, short_names=SHORT_NAMES
+    )
+    family, module, config = _read_config(checkpoint, family)
+    layout = checkpoint.layout(module.LAYOUTS)
+    if layout is None:
+        raise ValueError(f"{name}: {family} reads none of its files")
+    weights = checkpoint.weights(layout)
+    shapes = module.param_shapes(config, DTYPES[dtype])
+    params = read_params(checkpoint.source, weights, shapes, layout)
+    tokenizer = module.load_tokenizer(checkpoint, config)
+    of_tokenizer = map(checkpoint.folder.joinpath, module.TOKENIZER_FILES)
+    digested = [*weights, *(p for p in of_tokenizer if p.is_file())]
+    if not checkpoint.remote:
+        name = str(checkpoint.folder.resolve())  # a saved head finds it from anywhere
+    return Towers(name, family, module, config, params, dtype, tokenizer, digested)
+
+
+def _read_config(checkpoint: CheckpointFiles, family: str) -> tuple[str, Any, Any]:
+    """Returns the family that reads a checkpoint: its name, module, configuration."""
+    known = families()
+    asked = known
+    if family:
+        asked = {
+            family: choices.resolve("tower family", family, known, needs=FAMILY_NEEDS)
+        }
+    for name, module in asked.items():
+        config = module.read_config(checkpoint)
+        if config is not None:
+            return name, module, config
+    raise ValueError(
+        f"{checkpoint.source}: {_kind(checkpoint)}; no family of towers reads it "
+        f"(asked: {', '.join(asked)}). Another one is given as "
+        "family=package.module[:name]"
+    )
+
+
+def _kind(checkpoint: CheckpointFiles) -> str:
+    """What a checkpoint is, as far as its files say, for a message."""
+    raw = checkpoint.json("open_clip_config.json")
+    if raw is not None and open_clip_kind(raw) != "CLIP ViT":
+        return f"open_clip_config.json describes another model: {open_clip_kind(raw)}"
+    raw = checkpoint.json("config.json")
+    if raw is not None:
+        model_type = files.printable(repr(raw.get("model_type"))[:60])
+        return f"config.json is of model_type {model_type}"
+    return (
+        "it has neither config.json nor open_clip_config.json; found "
+        f"{', '.join(sorted(checkpoint.names)[:20]) or 'no files'}"
+    )

@@ -1,0 +1,78 @@
+"""Where things lie in a workdir. Standard library only.
+
+    W/records.jsonl   W/embeddings/    W/head/           W/results/        plain
+                      W/caches/NAME/   W/methods/NAME/   W/results/NAME/   named
+
+`--cache NAME` reads and writes `caches/NAME/` instead of `embeddings/`, and an
+evaluation of it goes to `results/NAME/`; `train --as NAME` writes `methods/NAME/`
+instead of `head/`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+PLAIN_METHOD = "head"
+RESERVED = (PLAIN_METHOD, "paper")
+
+
+class Workdir:
+    """A folder of one study.
+
+    Args:
+      path: of the folder.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    @property
+    def records(self) -> Path:
+        """The records made by `item-jax index`."""
+        return self.path / "records.jsonl"
+
+    def cache(self, name: str = "") -> Path:
+        """The embedding cache of a name, or the plain one."""
+        if not name:
+            return self.path / "embeddings"
+        return self.path / "caches" / checked_name(name)
+
+    def method(self, name: str = PLAIN_METHOD) -> Path:
+        """The fitted method of a name, or the plain one."""
+        if name == PLAIN_METHOD:
+            return self.path / PLAIN_METHOD
+        return self.path / "methods" / checked_name(name)
+
+    def results(self, cache: str = "") -> Path:
+        """The results on the cache of a name, or on the plain one."""
+        folder = self.path / "results"
+        return folder / checked_name(cache) if cache else folder
+
+    def checkpoints(self, name: str) -> Path:
+        """The checkpoints of a method while it trains."""
+        return self.path / "checkpoints" / name
+
+    @property
+    def metrics(self) -> Path:
+        """The losses of all trainings, a JSON line an epoch."""
+        return self.path / "metrics.jsonl"
+
+    def methods(self) -> dict[str, Path]:
+        """The fitted methods: the plain one first, then the named ones by name."""
+        folders = [self.method(), *sorted((self.path / "methods").glob("*"))]
+        return {p.name: p for p in folders if (p / "config.json").is_file()}
+
+
+def checked_name(name: str) -> str:
+    """Returns the name of a cache or method.
+
+    Raises:
+      ValueError: if it cannot be one, with what is allowed.
+    """
+    if not re.fullmatch(r"\w[\w.-]*", name) or name in RESERVED:
+        raise ValueError(
+            f"name {name!r}; allowed: letters, digits, '_', '-' and '.', but not "
+            f"{' or '.join(map(repr, RESERVED))}"
+        )
+    return name

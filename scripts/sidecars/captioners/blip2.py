@@ -1,0 +1,80 @@
+"""BLIP-2, the captioner of the paper: Salesforce/blip2-opt-2.7b."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from item_sidecars.captioners import RETRY_PROMPT, generate_options
+from item_sidecars.models import Checkpoint, device, precision, require
+
+MODEL_TYPES = ("blip-2",)
+
+
+class Captioner:
+    """BLIP-2 with a decoder-only language model (OPT). See `item_sidecars.captioners`.
+
+    Raises:
+      ValueError: for a model of another type or without an image token.
+    """
+
+    retry_prompt = RETRY_PROMPT
+
+    def __init__(
+        self, model: str, *, dtype: str, local_rank: int, preset: str, prompt: str
+    ):
+        self._torch = require("torch", "captions")
+        transformers = require("transformers", "captions")
+        found = Checkpoint.find(model, MODEL_TYPES)
+        if found.config.image_token_index is None:
+            raise ValueError(
+                f"model {model!r} has no image_token_index, which BLIP-2 needs since "
+                "transformers 5: use a revision of after November 2024"
+            )
+        self._device = device(local_rank)
+        dtype = precision(dtype, self._device)
+        self._model = found.model(
+            transformers.Blip2ForConditionalGeneration, dtype, self._device
+        )
+        self._processor = found.image_processor()
+        self._tokenizer = found.tokenizer()
+        text = found.config.text_config
+        # The end token is given because the inner language model keeps generation
+        # settings of its own; BLIP-2 with OPT ends with a newline, token 50118.
+        self._options = generate_options(
+            preset, eos_token_id=text.eos_token_id, pad_token_id=text.pad_token_id
+        )
+        self._prefix = [found.config.image_token_index] * found.config.num_query_tokens
+        self._prefix.append(text.bos_token_id)
+        self._prompt = prompt
+        self._dtype = getattr(self._torch, dtype)
+        self.settings = {
+            **found.identity,
+            "adapter": "blip2",
+            "dtype": dtype,
+            "preset": preset,
+            "generate": self._options,
+            "prompt": prompt,
+            "retry_prompt": self.retry_prompt,
+            "image_backend": "pil",
+        }
+
+    def prepare(self, image: np.ndarray) -> Any:
+        """Returns the pixels of one image, float32 [3, S, S]."""
+        return self._processor(image, return_tensors="pt")["pixel_values"][0]
+
+    def caption(self, prepared: list, prompt: str | None = None) -> list[str]:
+        """Returns one text per image; the prompt is not part of it."""
+        torch = self._torch
+        prompt = self._prompt if prompt is None else prompt
+        words = self._tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        ids = torch.tensor([self._prefix + list(words)] * len(prepared))
+        pixels = torch.stack(prepared).to(self._device, self._dtype)
+        with torch.inference_mode():
+            out = self._model.generate(
+                pixel_values=pixels, input_ids=ids.to(self._device), **self._options
+            )
+        # The output begins with the image tokens and the prompt.
+        new_ids = out[:, ids.shape[1] :]
+        return self._tokenizer.batch_decode(new_ids, skip_special_tokens=True)

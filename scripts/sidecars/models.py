@@ -1,0 +1,192 @@
+"""What captioners and grounders share: finding checkpoints, loading them, devices.
+
+torch and transformers are imported when a model is loaded, not before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib
+import importlib.metadata
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import item_jax
+
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+VERSIONS = ("torch", "transformers", "pillow", "numpy", "nltk")
+
+
+def versions() -> dict[str, str]:
+    """Returns the installed versions that the rows depend on."""
+    found = {"item-jax": item_jax.__version__}
+    for name in VERSIONS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A model on disk or on the Hugging Face Hub.
+
+    Attributes:
+      source: a folder, or the id of a repository.
+      revision: branch, tag or commit of a repository, or None.
+      config: its transformers configuration.
+      identity: what goes into `run.json`: "id" (repository, or name of the folder) and
+        "revision" (commit, or digest of the folder's files).
+    """
+
+    source: str
+    revision: str | None
+    config: Any
+    identity: dict[str, str]
+
+    @classmethod
+    def find(cls, model: str, types: Sequence[str] = ()) -> Checkpoint:
+        """Reads the configuration of `FOLDER`, `ID` or `ID@REVISION`.
+
+        Args:
+          model: folder, Hub id, or ID@REVISION.
+          types: the `model_type`s that are accepted; none accepts all.
+
+        Raises:
+          ValueError: when there is no such model, when it is of another type, or when
+            the installed transformers does not know its class.
+        """
+        transformers = require("transformers", "captions and boxes")
+        folder = Path(model).is_dir()
+        source, _, revision = (model, "", "") if folder else model.partition("@")
+        try:
+            config = transformers.AutoConfig.from_pretrained(
+                source, revision=revision or None
+            )
+        except (OSError, ValueError, KeyError) as e:
+            reason = str(e).strip().splitlines()[0] if str(e).strip() else repr(e)
+            raise ValueError(
+                f"model {model!r} cannot be read: {reason} (transformers "
+                f"{transformers.__version__}; a model is a folder, a Hub id, or "
+                "ID@REVISION; HF_HUB_OFFLINE=1 allows downloaded models only)"
+            ) from e
+        if types and config.model_type not in types:
+            raise ValueError(
+                f"model {model!r} is of type {config.model_type!r}; this adapter takes "
+                f"{', '.join(types)}"
+            )
+        if folder:
+            identity = {
+                "id": Path(source).resolve().name,
+                "revision": folder_digest(source),
+            }
+        else:
+            identity = {"id": source, "revision": _commit(source, revision or "main")}
+        return cls(source, revision or None, config, identity)
+
+    def load(self, cls: Any, **options: Any) -> Any:
+        """Returns `cls.from_pretrained` of this checkpoint."""
+        return cls.from_pretrained(self.source, revision=self.revision, **options)
+
+    def model(self, cls: Any, dtype: str, device: Any) -> Any:
+        """Loads the weights, from safetensors only, ready to run.
+
+        Args:
+          cls: a transformers model class.
+          dtype: "float32", "float16" or "bfloat16". Always given: by default
+            transformers 5 uses that of the configuration, which means 14 GB of float32
+            for blip2-opt-2.7b.
+          device: a torch.device.
+        """
+        torch = require("torch", "captions and boxes")
+        model = self.load(cls, dtype=getattr(torch, dtype), use_safetensors=True)
+        return model.to(device).eval()
+
+    def image_processor(self) -> Any:
+        """Loads the image processor on Pillow: torchvision resizes differently."""
+        transformers = require("transformers", "captions and boxes")
+        # The switch was renamed between transformers 5.0 and 5.23.
+        named = hasattr(transformers, "BlipImageProcessorPil")
+        pillow = {"backend": "pil"} if named else {"use_fast": False}
+        return self.load(transformers.AutoImageProcessor, **pillow)
+
+    def tokenizer(self, **options: Any) -> Any:
+        """Loads the tokenizer."""
+        transformers = require("transformers", "captions and boxes")
+        return self.load(transformers.AutoTokenizer, **options)
+
+
+def _commit(repository: str, revision: str) -> str:
+    """Returns the commit that a branch or tag pointed to when it was downloaded.
+
+    It is read off the path in the download cache: transformers 5.23 no longer writes it
+    into the configuration.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(repository, "config.json", revision=revision)
+    return Path(path).parent.name if isinstance(path, str) else revision
+
+
+def folder_digest(folder: str | Path) -> str:
+    """Returns a digest of a checkpoint's files: names, sizes and content.
+
+    Of a file above 4 MiB it covers the first and the last MiB: eight processes that
+    start together should not read 7 GB each to tell two models apart.
+    """
+    state = hashlib.sha256()
+    for path in sorted(p for p in Path(folder).iterdir() if p.is_file()):
+        size = path.stat().st_size
+        state.update(f"{path.name} {size}\n".encode())
+        with open(path, "rb") as f:
+            if size <= 4 << 20:
+                state.update(f.read())
+            else:
+                state.update(f.read(1 << 20))
+                f.seek(-(1 << 20), os.SEEK_END)
+                state.update(f.read())
+    return state.hexdigest()
+
+
+def require(name: str, purpose: str) -> ModuleType:
+    """Imports a library that only the sidecars need.
+
+    Args:
+      name: of the module.
+      purpose: what needs it, in the plural, for the message.
+
+    Raises:
+      ValueError: with the command that installs it.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        return importlib.import_module(name)
+    except ImportError as e:
+        raise ValueError(
+            f"{purpose} need {name}, which cannot be imported ({e}); install it with: "
+            "pip install 'item-jax[torch]'"
+        ) from e
+
+
+def precision(dtype: str, device: Any, fast: str = "float16") -> str:
+    """Returns a dtype; "auto" means `fast` on a GPU and float32 on a CPU."""
+    if dtype != "auto":
+        return dtype
+    return fast if device.type == "cuda" else "float32"
+
+
+def device(local_rank: int) -> Any:
+    """Returns the GPU of this process, or the CPU."""
+    torch = require("torch", "captions and boxes")
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", local_rank % torch.cuda.device_count())
+
+
+def canonical(text: str) -> str:
+    """Returns a caption on one line, with single spaces between its words."""
+    return " ".join(text.split())
