@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from item_jax import config as config_lib
-from item_jax import perturb, pipeline, protocol, settings
+from item_jax import perturb, pipeline, settings
 from item_jax.cache import EmbeddingCache
 from item_jax.datasets import dataset as datasets
 from item_jax.datasets.dataset import Dataset, RecordList
@@ -162,9 +162,7 @@ def embed_records(
         records_sha256=datasets.digest(data),
         shard_size=size,
         storage=config.embed.storage,
-        real_sources=protocol.complete_real_sources(
-            _places(data), known.get("real_sources")
-        ),
+        real_sources=datasets.real_sources(data, known),
     )
     share = slice(jax.process_index(), None, jax.process_count())
     mine = range(cache.manifest["shards"])[share]
@@ -220,12 +218,6 @@ def check_perturbation(facts: dict[str, Any], config: ConfigDict) -> list[str]:
             f"--config.perturb.severity={severity}, or take {what} of the same pixels"
         )
     return notices
-
-
-def _places(data: Dataset) -> Iterator[dict[str, Any]]:
-    """Label, benchmark and generator of each record."""
-    for i in range(len(data)):
-        yield vars(data.record(i))
 
 
 def _counted(images: Iterable[ImageViews], bar: Any) -> Iterator[ImageViews]:

@@ -11,9 +11,9 @@ PACKAGE = Path(__file__).parent.parent / "item_jax"
 
 # A room may import what stands in a lower storey or its own, and what BESIDES names.
 STOREYS = [
-    {"choices", "files", "workdir"},
+    {"choices", "files", "workdir", "signatures"},
     {"config", "settings", "records", "join", "images", "views", "perturb", "budget"}
-    | {"neutralise", "metrics", "progress", "protocol"},
+    | {"neutralise", "metrics", "progress", "protocol", "headers"},
     {"sharding", "misalignment", "heads", "datasets", "audit"},
     {"towers", "testing"},
     {"embeddings", "pipeline", "shards", "cache"},

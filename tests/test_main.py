@@ -259,7 +259,7 @@ def test_a_nan_stops_at_the_towers_the_cache_and_the_method(demo, tmp_path):
         f"--config.tower={tmp_path / 'clip'}",
         status=2,
     )
-    assert name in out and "not finite" in out
+    assert f"NaN or infinite values in {name}" in out
 
 
 def test_index_join_embed_with_failures(tiny_clip, tmp_path):
@@ -311,7 +311,7 @@ def test_index_join_embed_with_failures(tiny_clip, tmp_path):
         (["embed", "--workdir", "w"], "no records at w/records.jsonl: make them with"),
         (["train", "--workdir", "w"], "`item-jax embed` makes one"),
         (["evaluate", "--workdir", "w"], "`item-jax embed` makes one"),
-        (["index", "--images", "nowhere", "--out", "o"], "no folder nowhere"),
+        (["index", "--images", "nowhere", "--out", "o"], "no folder 'nowhere'"),
         (["embed", "--workdir", "w", "--config", "x.py"], "no run card 'x.py'"),
         (["predict", ".", "--head", "h", "--caption", "c"], "is a folder; name the"),
         (["train", "--workdir", "w", "--method", "itm"], "Did you mean 'item'"),
@@ -380,4 +380,4 @@ def test_a_closed_pipe_is_no_error(tmp_path):
         text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
-    assert done.stdout.startswith("--config.seed=0") and done.stderr == ""
+    assert done.stdout.startswith("--config.") and done.stderr == ""

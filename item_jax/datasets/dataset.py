@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from item_jax import choices, files, images
+from item_jax import choices, files, images, protocol
 from item_jax import records as records_lib
 from item_jax.records import Record
 
@@ -152,6 +152,23 @@ def facts(dataset: Dataset) -> dict[str, Any]:
     return check_facts(
         getattr(dataset, "facts", None) or {}, f"facts of {type(dataset).__name__}"
     )
+
+
+def real_sources(dataset: Dataset, known: Mapping[str, Any]) -> dict[str, str]:
+    """Finds the real images that serve generators without any; see `protocol`.
+
+    What `item-jax index` or a pack has found is not looked for again, since that would
+    read the whole data set.
+
+    Args:
+      dataset: of the images.
+      known: its facts.
+    """
+    found = known.get("real_sources") or {}
+    if known.get("index") is not None:
+        return dict(found)
+    rows = (vars(record) for record in records(dataset))
+    return protocol.complete_real_sources(rows, found)
 
 
 def check_facts(content: Mapping[str, Any], where: object) -> dict[str, Any]:

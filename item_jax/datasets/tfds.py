@@ -30,7 +30,14 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from item_jax import files
-from item_jax.datasets.dataset import Dataset, check_facts, checked, digest, facts
+from item_jax.datasets.dataset import (
+    Dataset,
+    check_facts,
+    checked,
+    digest,
+    facts,
+    real_sources,
+)
 from item_jax.datasets.dataset import records as all_records
 from item_jax.datasets.local import shared_folder
 from item_jax.datasets.pack_metadata import (
@@ -148,13 +155,18 @@ def build(
     parts: dict[str, list[int]] = {}
     for number, split in enumerate(splits):
         parts.setdefault(split, []).append(number)
+    known = facts(dataset)
+    found = {
+        "real_sources": real_sources(dataset, known),
+        "index": known["index"] or {},
+    }
     metadata = {
         "schema": SCHEMA,
         "records": len(splits),
         "records_sha256": digest(dataset),
         "runs": [[split, len(list(run))] for split, run in itertools.groupby(splits)],
         # Without the folder of the images, which is of no use in a pack.
-        "run": {k: v for k, v in facts(dataset).items() if k != "images"},
+        "run": {k: v for k, v in (known | found).items() if k != "images"},
     }
     smallest = min(len(numbers) for numbers in parts.values())
     with progress("build", len(splits), "img") as bar, _quiet():
