@@ -72,7 +72,7 @@ def test_what_comes_out_is_what_went_in(mixed, packed):
         "captioner": {"id": "blip"},
         "grounder": None,
         "real_sources": {"gan": "photos"},
-        "index": None,
+        "index": {},
     }
     for i in (*range(23), 3, 22, 0):
         assert pack.record(i) == records[i]  # boxes to the last bit
