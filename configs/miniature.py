@@ -1,11 +1,10 @@
-"""The miniature world of `item-jax demo`, for playing with: seconds on a laptop.
+"""The miniature world of `item-jax demo`, to experiment with in seconds on a laptop.
 
-    item-jax demo --workdir item-jax-demo
-    item-jax train    --config=configs/miniature.py --workdir item-jax-demo \\
-        --config.misalignment.name=tidy
-    item-jax evaluate --config=configs/miniature.py --workdir item-jax-demo
+    item-jax demo
+    item-jax train    --config=miniature --workdir item-jax-demo --method tidy
+    item-jax evaluate --config=miniature --workdir item-jax-demo
 
-An argument names another workdir: `--config=configs/miniature.py:elsewhere`.
+An argument names another workdir: `--config=miniature:elsewhere --workdir elsewhere`.
 """
 
 from item_jax.datasets import miniature

@@ -145,7 +145,7 @@ def embed_records(
     """
     config_lib.check(config, (*settings.SECTIONS, "dtype", "embed"))
     perturb.label(config.perturb.name, config.perturb.severity)
-    if isinstance(data, list | tuple):
+    if not isinstance(data, Dataset):
         data = RecordList(data, images)
     elif images is not None:
         raise ValueError("images= goes with a list of records; a data set has its own")
@@ -171,7 +171,7 @@ def embed_records(
     present = cache.present
     pending = [i for i in mine if i not in present]
     shards = [range(len(data))[i * size : (i + 1) * size] for i in pending]
-    order = np.concatenate([np.arange(r.start, r.stop) for r in shards] or [[]])
+    order = [number for numbers in shards for number in numbers]
     stream = pipeline.stream(
         data, config=config, image_size=towers.image_size, order=order
     )

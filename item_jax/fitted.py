@@ -36,7 +36,7 @@ trains on 80,000."""
 TOY_TOWERS = ("c66c8e66340ec7c6ce985ac32cbb89b2afe76ff23e6fc5a892266a8fbab78248",)
 """`checkpoint_sha256` of the miniature's CLIP, which knows a toy world only."""
 
-_SHAPE = {
+_SHAPE: dict[str, Any] = {
     "method": str,
     "state": dict,
     "threshold": (int, float),

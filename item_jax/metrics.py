@@ -192,7 +192,9 @@ def bootstrap(
             [c[generator.integers(0, len(c), len(c))] for c in classes if len(c)]
         )
         values.append(metric(labels[drawn], scores[drawn]))
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(
+        np.array(values, np.float64), [(1 - level) / 2, (1 + level) / 2]
+    )
     return float(low), float(high)
 
 

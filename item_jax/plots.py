@@ -44,13 +44,13 @@ def cosines(parts: Iterable[Embeddings]) -> Figure:
     everything = [v for group in groups.values() for vs in group.values() for v in vs]
     bins = np.histogram_bin_edges(everything, bins=30)
     for axis, (name, group) in zip(axes[0], sorted(groups.items())):
-        for label, values in sorted(group.items(), reverse=True):
+        for label, own in sorted(group.items(), reverse=True):
             axis.hist(
-                values,
+                own,
                 bins,
                 alpha=0.6,
                 color=COLOURS[label],
-                label=f"{label} (n = {len(values)})",
+                label=f"{label} (n = {len(own)})",
             )
         axis.set_title(name)
         axis.set_xlabel("cos(image, caption)")

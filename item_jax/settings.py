@@ -98,7 +98,8 @@ def compare(stored: Embedding, found: Embedding, *, what: str) -> list[str]:
       ValueError: naming each setting of `REFUSED` that differs.
     """
     old, new = _compared(stored), _compared(found)
-    refused, warnings = [], []
+    refused: list[str] = []
+    warnings: list[str] = []
     for name in dict.fromkeys((*old, *new)):
         section = name.partition(".")[0]
         if section in ("captioner", "grounder") and not (name in old and name in new):
@@ -173,7 +174,7 @@ def upgrade(old: Mapping[str, Any], *, tower: str, embed_dim: int) -> Embedding:
     }
 
 
-SHAPE = {
+SHAPE: dict[str, Any] = {
     **{f"tower.{k}": str for k in ("name", "family", "checkpoint_sha256")},
     **{f"tower.{k}": int for k in ("embed_dim", "image_size")},
     "dtype": str,

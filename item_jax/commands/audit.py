@@ -29,10 +29,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     c = configured(arguments)
     if arguments.records:
-        from item_jax.datasets.dataset import open_dataset, records
+        from item_jax.datasets.dataset import facts, open_dataset, records
 
         data = open_dataset(arguments.records, arguments.root)
-        found, sources = list(records(data)), data.facts["real_sources"]
+        found, sources = list(records(data)), facts(data)["real_sources"]
     else:
         index = find_images(arguments.root, arguments)
         found, sources = index.records, index.real_sources

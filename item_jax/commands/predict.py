@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         say(f"warning: {warning}")
     about = detector.method.range()
     say(f"{detector.method.name}: {about['text']}")
-    rows = []
+    rows: list[dict[str, Any]] = []
     many = len(wanted) > AT_ONCE
     with progress("predict", len(wanted), "img", show=many) as bar:
         for start in range(0, len(wanted), AT_ONCE):

@@ -28,19 +28,13 @@ NEEDS = ("__len__", "record", "read")
 class Dataset(Protocol):
     """Images with what is known of them, by number from 0.
 
-    Attributes:
-      facts: what is known of all images together, as in `records.run.json`: `images`
-        (the folder of the image files, or None), `captioner` and `grounder` ({"id",
-        ...}, or None), `real_sources` ({generator: generator whose real images it is
-        tested against}), `index` (how the records were found).
-      sha256: digest of all records in order, `item_jax.records.digest`.
+    Two attributes are optional, and read through the functions `facts` and `digest`
+    below: `facts`, what is known of all images together, as in `records.run.json`:
+    `images` (the folder of the image files, or None), `captioner` and `grounder`
+    ({"id", ...}, or None), `real_sources` ({generator: generator whose real images it
+    is tested against}), `index` (how the records were found); and `sha256`, the digest
+    of all records in order, `item_jax.records.digest`.
     """
-
-    @property
-    def facts(self) -> dict[str, Any]: ...
-
-    @property
-    def sha256(self) -> str: ...
 
     def __len__(self) -> int: ...
 

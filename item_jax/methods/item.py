@@ -121,4 +121,5 @@ def _shapes(tree: Any) -> dict[str, list[int]]:
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _p_fake(name: str, hidden_dim: int, params: Any, d: jax.Array) -> jax.Array:
     head = heads.make(name, hidden_dim=hidden_dim)
-    return heads.p_fake(head.apply({"params": params}, d))
+    logits: Any = head.apply({"params": params}, d)
+    return heads.p_fake(logits)

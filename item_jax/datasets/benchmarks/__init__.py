@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from types import ModuleType
+from typing import Any
 
 from item_jax import choices
 
@@ -113,18 +114,22 @@ def names() -> list[str]:
     return choices.modules(__name__)
 
 
-def get(name: str) -> Benchmark:
+def get(name: Any) -> Benchmark:
     """Returns the table of a family.
 
     Args:
-      name: one of `names()` in any case; or `package.module` with a `BENCHMARK`, or
-        `package.module:name`.
+      name: one of `names()` in any case; `package.module` with a `BENCHMARK`, or
+        `package.module:name`; or such a module, or a `Benchmark`.
 
     Raises:
       ValueError: for an unknown name, with the nearest; or for something else than a
         `Benchmark`.
     """
-    known = name.casefold() if name.casefold() in names() else name
+    known = name
+    if isinstance(name, str) and name.casefold() in names():
+        known = name.casefold()
+    elif not isinstance(name, str) and hasattr(name, "BENCHMARK"):
+        known = name.BENCHMARK
     found = choices.resolve("benchmark", known, __name__, attribute="BENCHMARK")
     if isinstance(found, ModuleType):
         found = found.BENCHMARK
