@@ -271,8 +271,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             f"{path} is of schema {schema!r}; this version reads {SCHEMA!r} and "
             f"{SCHEMA_0_1!r}"
         )
-    for name, kind in settings.SHAPE.items():
-        files.field(raw, f"embedding.{name}", kind, path)
+    settings.check(raw, path)
     for name in ("records", "shard_size", "shards"):
         files.field(raw, name, int, path)
     files.field(raw, "records_sha256", str, path)

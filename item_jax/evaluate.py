@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from item_jax import config as config_lib
 from item_jax import files, metrics, protocol, settings
 from item_jax.cache import EmbeddingCache
+from item_jax.config import leaves
 from item_jax.embeddings import Row
 from item_jax.fitted import FittedMethod
 from item_jax.misalignment import cosine
@@ -336,9 +337,10 @@ def _notes(results: Mapping[str, Any], others: Sequence[str]) -> list[str]:
 
 
 def _described(config: Mapping[str, Any]) -> str:
-    d = config["training"]["settings"].get("misalignment")
+    settings_of = leaves(config["training"]["settings"])
     said = f"method {config['method']!r}"
-    return f"{said}, misalignment {d['name']!r}" if d else said
+    name = settings_of.get("misalignment.name")
+    return f"{said}, misalignment {name!r}" if name else said
 
 
 def _altered(embedding: Mapping[str, Any]) -> str:

@@ -48,7 +48,7 @@ _SHAPE: dict[str, Any] = {
     "training.seed": int,
     "training.settings": dict,
     "training.records_sha256": str,
-} | {f"embedding.{name}": kind for name, kind in settings.SHAPE.items()}
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,8 +186,7 @@ class FittedMethod:
                 f"{path} is of schema {config.get('schema')!r}; this version reads "
                 f"{SCHEMA!r} and {SCHEMA_0_1!r}"
             )
-        for name, kind in _SHAPE.items():
-            files.field(config, name, kind, path)
+        _check_config(config, path)
         if not (math.isfinite(config["threshold"]) and 0 <= config["threshold"] <= 1):
             raise ValueError(
                 f"{path}: threshold {config['threshold']} is not in [0, 1]"
@@ -235,6 +234,18 @@ Load it with `item_jax.ItemDetector.from_pretrained(folder)`.
 A score is a hint and no evidence by itself: it depends on the generators the method was
 trained on, on the captions it is given, and on how an image was resized and compressed.
 """
+
+
+def _check_config(config: Mapping[str, Any], path: Path) -> None:
+    for name, kind in _SHAPE.items():
+        files.field(config, name, kind, path)
+    settings.check(config, path)
+    for name in ("generators", "benchmarks"):
+        if not all(isinstance(value, str) for value in config["training"][name]):
+            raise ValueError(f"{path}: 'training.{name}' is not a list of names")
+    threshold = config["threshold"]
+    if not (math.isfinite(threshold) and 0 <= threshold <= 1):
+        raise ValueError(f"{path}: threshold {threshold} is not in [0, 1]")
 
 
 def _split(state: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

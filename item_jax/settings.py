@@ -16,6 +16,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from item_jax import files
 from item_jax.config import leaves, to_json
 from item_jax.images import MAX_PIXELS
 
@@ -174,7 +175,7 @@ def upgrade(old: Mapping[str, Any], *, tower: str, embed_dim: int) -> Embedding:
     }
 
 
-SHAPE: dict[str, Any] = {
+_SHAPE: dict[str, Any] = {
     **{f"tower.{k}": str for k in ("name", "family", "checkpoint_sha256")},
     **{f"tower.{k}": int for k in ("embed_dim", "image_size")},
     "dtype": str,
@@ -184,7 +185,22 @@ SHAPE: dict[str, Any] = {
     **{f"neutralise.{k}": int for k in ("quality", "size")},
     "perturb.name": str,
     "perturb.severity": int,
-    "captioner": (dict, type(None)),
-    "grounder": (dict, type(None)),
 }
-"""The fields of an `Embedding` and their types, for whoever reads one from a file."""
+
+
+def check(stored: Mapping[str, Any], where: object) -> None:
+    """Checks settings that were read from a file.
+
+    Args:
+      stored: a JSON object whose `embedding` they are.
+      where: the file, for the message.
+
+    Raises:
+      ValueError: naming file and field, for one that is missing or of another type.
+    """
+    for name, kind in _SHAPE.items():
+        files.field(stored, f"embedding.{name}", kind, where)
+    for role in ("captioner", "grounder"):
+        known = files.field(stored, f"embedding.{role}", (dict, type(None)), where)
+        if known is not None and "id" in known:
+            files.field(stored, f"embedding.{role}.id", str, where)

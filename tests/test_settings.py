@@ -33,11 +33,7 @@ def test_it_is_the_configurations_own_subtrees(stored):
         assert stored[section] == c[section].to_dict()
     kept = set(c.data) - {"records", "images"}
     assert stored["data"] == {name: c.data[name] for name in kept}
-    assert settings.SHAPE.keys() - {"captioner", "grounder"} <= set(
-        config_lib.leaves(
-            {k: v for k, v in stored.items() if isinstance(v, dict | str)}
-        )
-    )
+    settings.check({"embedding": stored}, "here")
 
 
 @pytest.mark.parametrize(
