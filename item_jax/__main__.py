@@ -14,8 +14,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
-from item_jax import __version__, commands, config
-from item_jax.choices import nearest
+from item_jax import __version__, choices, commands, config
 
 _CONFIG_OPTIONS = """
 Fields of the configuration are set by --config.train.epochs=10 and the like; this
@@ -40,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = next((word for word in words if not word.startswith("-")), "")
     try:
         words, overrides = _split_overrides(words)
-        if command in modules:
+        if command:
+            choices.check("command", command, modules)
             _refuse_unknown(command, modules[command], words, overrides)
         arguments = _parser(modules).parse_args(words)
         arguments.overrides = overrides
@@ -126,7 +126,9 @@ def _refuse_unknown(command, module, words, overrides) -> None:
     for word in words:
         name = word.partition("=")[0]
         if name.startswith("--") and name != "--" and name not in known:
-            raise ValueError(f"unknown option {name!r}; {nearest(name, options)}")
+            raise ValueError(
+                f"unknown option {name!r}; {choices.nearest(name, options)}"
+            )
 
 
 if __name__ == "__main__":

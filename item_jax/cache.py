@@ -8,8 +8,8 @@
 
 Embeddings are un-normalised. Row i of the arrays belongs to the i-th row of the
 `.jsonl` whose status is "done". A shard counts once its `.safetensors` has its name,
-which it gets last, by rename: whole or not at all. Its number and the checksums of its
-arrays and rows stand inside (`item_jax.shards`).
+which it gets last, by rename: whole or not at all. It carries its number and the
+checksums of its arrays and rows (`item_jax.shards`).
 """
 
 from __future__ import annotations
@@ -210,8 +210,8 @@ class EmbeddingCache:
             return False
         if not generators or row["generator"] in generators:
             return True
-        lent = {self.real_sources[g] for g in generators if g in self.real_sources}
-        return row["label"] == "real" and row["generator"] in lent
+        sources = {self.real_sources.get(g) for g in generators}
+        return row["label"] == "real" and row["generator"] in sources
 
     def select(
         self, *, split: str = "", generators: Iterable[str] = ()

@@ -68,13 +68,13 @@ def resolve(
     needs: Sequence[str] = (),
     attribute: str = "",
 ) -> Any:
-    """Finds what a name stands for.
+    """Finds what a name refers to.
 
     Args:
       what: the kind of thing, such as `"misalignment"`, for messages.
       name: a name of `table`; `package.module` or `package.module:name`, imported with
         the current folder last on the path; or the thing itself, which is returned.
-      table: the names of ours and what they stand for; or the dotted name of a package
+      table: our names and what they refer to; or the dotted name of a package
         whose modules are the choices.
       needs: the attributes it must have.
       attribute: of an outside module given without `:name`; "" is the module itself.

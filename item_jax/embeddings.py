@@ -47,7 +47,7 @@ class Embeddings:
         return np.array(known, np.int32)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Returns the arrays by name, as they stand in a shard."""
+        """Returns the arrays by name, as a shard stores them."""
         return {name: getattr(self, name) for name in ARRAYS}
 
     def where(self, keep: Callable[[Row], bool]) -> Embeddings:

@@ -97,7 +97,7 @@ def evaluate_methods(
       warnings: to be kept with the results, before those found here.
 
     Returns:
-      What stands in `results.json`: `method`, the first name; its `generators` {name:
+      The content of `results.json`: `method`, the first name; its `generators` {name:
       {n, acc, ap, auc, ...}} and `macro`; `methods` {name: {"generators", "macro",
       "threshold", "range", "config", "seeds"}}; `counts` {in, done, failed};
       `failures`; `single_class`, the groups left out of the macro; `protocol`;

@@ -76,7 +76,7 @@ class atomic_file:
 class atomic_folder:
     """A folder that takes its name only when its `with` block ends well.
 
-    What stood there before is replaced: it is moved aside, then deleted.
+    It replaces what was there before, which is moved aside, then deleted.
 
     Args:
       path: where it goes.

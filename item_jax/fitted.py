@@ -56,7 +56,7 @@ class FittedMethod:
     """A method with its state and the record of its training.
 
     Attributes:
-      config: what stands in `config.json`, but for the state: `method`, `embedding`
+      config: the content of `config.json` without the state: `method`, `embedding`
         (see `item_jax.settings`), `threshold`, `training` {real, fake, split,
         generators, benchmarks, seed, settings, records_sha256}.
       state: what its `fit` returned.

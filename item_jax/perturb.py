@@ -249,7 +249,7 @@ def label(name: str, severity: int) -> str:
 
 
 def _find(name: str, severity: int | str) -> Perturbation | Callable | None:
-    """Returns what `name` stands for; None for `none`.
+    """Returns what `name` refers to; None for `none`.
 
     Raises:
       ValueError: for an unknown name, or a severity that does not exist.

@@ -16,7 +16,7 @@ from item_jax.records import LABELS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Blue and orange of Okabe and Ito's palette: told apart by every eye.
+# Blue and orange of Okabe and Ito's palette: distinguishable with any colour vision.
 COLOURS = {"real": "#0072B2", "fake": "#E69F00"}
 
 

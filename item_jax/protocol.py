@@ -50,7 +50,7 @@ def complete_real_sources(
 
     Returns:
       {generator: generator whose real images it is tested against}, the known ones
-      included; "" names the images that stand below no generator's folder.
+      included; "" names the images that are in no generator's folder.
     """
     known = dict(real_sources or {})
     labels: dict[tuple[str, str], set[str]] = defaultdict(set)

@@ -29,7 +29,7 @@ REFUSED = ("tower", "views", "neutralise")
 """Sections that make embeddings incomparable when they differ."""
 
 WARNED = ("dtype", "data", "perturb", "captioner", "grounder")
-"""Sections that shift a score: said, and kept with the result."""
+"""Sections that shift a score: a warning, kept with the result."""
 
 IGNORED = (
     *("tower.name", "tower.family"),  # the checksum identifies a tower
@@ -106,8 +106,8 @@ def compare(stored: Embedding, found: Embedding, *, what: str) -> list[str]:
         if section in ("captioner", "grounder") and not (name in old and name in new):
             continue
         if old.get(name) != new.get(name):
-            said = f"{name}: {what} has {old.get(name)!r}, found {new.get(name)!r}"
-            (refused if section in REFUSED else warnings).append(said)
+            message = f"{name}: {what} has {old.get(name)!r}, found {new.get(name)!r}"
+            (refused if section in REFUSED else warnings).append(message)
     for role in ("captioner", "grounder"):
         if (stored[role] is None) != (found[role] is None):
             warnings.append(

@@ -117,7 +117,7 @@ def read_rows(path: Path, count: int) -> list[Row]:
 
 
 def _mark(shard: int, arrays: dict[str, np.ndarray], text: bytes) -> dict[str, Any]:
-    """What a shard says of itself."""
+    """The number and checksums that a shard carries."""
     state = hashlib.sha256()
     for name in sorted(arrays):
         value = arrays[name]
@@ -178,7 +178,7 @@ def _check_row(row: Row, where: str) -> None:
     status = files.field(row, "status", str, where)
     if status == "failed":
         error = files.field(row, "error", str, where)
-        row.setdefault("stage", error.partition(":")[0])  # as version 0.1 told it
+        row.setdefault("stage", error.partition(":")[0])  # as in version 0.1
     elif status == "done":
         files.field(row, "caption", str, where)
         for entry in files.field(row, "objects", list, where):

@@ -31,7 +31,7 @@ class Training(NamedTuple):
 
     Attributes:
       methods: one fitted method per seed.
-      new: whether they were fitted now, or stood there with the same settings.
+      new: whether they were fitted now; False if they were there already.
     """
 
     methods: list[FittedMethod]
@@ -191,7 +191,7 @@ def refuse_unused(name: str, fields: Sequence[str]) -> None:
 
 
 def _record(name, module, data: TrainingSet, config: ConfigDict, seed: int) -> dict:
-    """What `config.json` says of a training."""
+    """The part of `config.json` that describes a training."""
     used = {s: to_json(config[s]) for s in getattr(module, "SETTINGS", ())}
     for field in NOT_FITTED:
         used.get("train", {}).pop(field, None)
@@ -231,7 +231,7 @@ def train(
       The fitted methods: those that are there, if they have the same settings.
 
     Raises:
-      ValueError: if something fitted with other settings stands there (naming each
+      ValueError: if something fitted with other settings is there (naming each
         setting that differs), or as `fit_method` and `training_set`.
     """
     place, module = Workdir(workdir), methods.get(method)

@@ -5,7 +5,7 @@
 
 `--cache NAME` reads and writes `caches/NAME/` instead of `embeddings/`, and an
 evaluation of it goes to `results/NAME/`; `train --as NAME` writes `methods/NAME/`
-instead of `head/`.
+instead of `head/`, `evaluate --as NAME` `results/NAME/` instead of `results/`.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class Workdir:
             return self.path / PLAIN_METHOD
         return self.path / "methods" / checked_name(name)
 
-    def results(self, cache: str = "") -> Path:
-        """The results on the cache of a name, or on the plain one."""
+    def results(self, name: str = "") -> Path:
+        """The results of a name, or the plain ones."""
         folder = self.path / "results"
-        return folder / checked_name(cache) if cache else folder
+        return folder / checked_name(name) if name else folder
 
     def checkpoints(self, name: str) -> Path:
         """The checkpoints of a method while it trains."""

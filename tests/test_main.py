@@ -160,8 +160,10 @@ def test_stages_from_a_run_card_with_overrides(demo, tmp_path):
     assert "misalignment 'tidy'" in out
     results = json.loads((tmp_path / "results/results.json").read_text())
     assert list(results["methods"]) == ["head", "cosine", "only-global"]
-    out = run("evaluate", *options, "--head", workdir / "head")
-    assert "misalignment 'item'" in out
+    before = (tmp_path / "results/results.json").read_bytes()
+    out = run("evaluate", *options, "--head", workdir / "head", "--as", "demos")
+    assert "misalignment 'item'" in out and "results/demos" in out
+    assert (tmp_path / "results/results.json").read_bytes() == before
     out = run("evaluate", *options, "--methods=cosin", status=2)
     assert "Did you mean 'cosine'" in out
 
@@ -315,6 +317,7 @@ def test_index_join_embed_with_failures(tiny_clip, tmp_path):
         (["embed", "--workdir", "w", "--config", "x.py"], "no run card 'x.py'"),
         (["predict", ".", "--head", "h", "--caption", "c"], "is a folder; name the"),
         (["train", "--workdir", "w", "--method", "itm"], "Did you mean 'item'"),
+        (["trian", "--workdir", "w"], "Did you mean 'train'"),
         # Overrides that were ignored without a word:
         *(
             (["evaluate", "--workdir", "w", f"--config.{field}"], "does not use")

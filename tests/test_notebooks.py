@@ -1,5 +1,6 @@
 """Every notebook runs from its first cell to its last."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -15,8 +16,6 @@ NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
 @pytest.fixture
 def this_python(tmp_path, monkeypatch):
     """A kernel of the interpreter that runs the tests, whatever else is installed."""
-    import json
-
     spec = tmp_path / "kernels" / "python3"
     spec.mkdir(parents=True)
     argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
@@ -26,6 +25,7 @@ def this_python(tmp_path, monkeypatch):
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     monkeypatch.setenv("PYTHONPATH", path)
     monkeypatch.delenv("MPLBACKEND", raising=False)  # the notebook's own: inline
+    monkeypatch.setenv("XLA_FLAGS", "")  # one device, as a newcomer's laptop has
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

@@ -36,6 +36,13 @@ OPTIONS = (
         help="only these, by name or folder, the first one with intervals; default: "
         "every fitted method of the workdir, head first",
     ),
+    option(
+        "--as",
+        dest="name",
+        default="",
+        metavar="NAME",
+        help="write results/NAME/; default: results/, or results/CACHE/ with --cache",
+    ),
     DISTRIBUTED,
 )
 
@@ -63,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
                 raise
             warnings.append(f"left out: {e}")
             del fitted[name]
-    folder = workdir.results(arguments.cache)
+    folder = workdir.results(arguments.name or arguments.cache)
     results = evaluate_methods(cache, fitted, c, folder=folder, warnings=warnings)
     say(table(results))
     say(f"wrote {folder}")
