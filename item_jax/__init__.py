@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from item_jax.cache import EmbeddingCache as EmbeddingCache
+    from item_jax.datasets.dataset import open_dataset as open_dataset
     from item_jax.detector import ItemDetector as ItemDetector
     from item_jax.embed import embed_records as embed_records
     from item_jax.embeddings import Embeddings as Embeddings
@@ -32,6 +33,7 @@ _PUBLIC = {
     "Object": "records",
     "read_records": "records",
     "write_records": "records",
+    "open_dataset": "datasets.dataset",
     "load_towers": "towers.towers",
     "Towers": "towers.towers",
     "Embeddings": "embeddings",

@@ -133,7 +133,8 @@ class ItemDetector:
         """Loads a detector.
 
         Args:
-          name: a folder that `item-jax train` wrote, or a Hugging Face repository id.
+          name: a folder that `item-jax train` wrote, or a Hugging Face repository id,
+            whose method may not name modules outside item_jax.
           towers: the CLIP model or where it is; default the one named in the method's
             configuration.
           dtype: "float32" or "bfloat16"; default that of the training.
@@ -144,14 +145,15 @@ class ItemDetector:
           ValueError: for a missing or damaged method, or towers that do not fit it.
         """
         folder = Path(name)
-        if not folder.is_dir():
+        local = folder.is_dir()
+        if not local:
             if str(name).count("/") != 1 or str(name).startswith((".", "/")):
                 raise ValueError(
                     f"no fitted method {str(name)!r}: neither a folder nor a "
                     "repository id"
                 )
             folder = download(str(name), revision)
-        method = FittedMethod.load(folder)
+        method = FittedMethod.load(folder, modules=local)
         tower = method.embedding["tower"]
         if towers is None or isinstance(towers, str | Path):
             source = str(towers or tower["name"])

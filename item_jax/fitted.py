@@ -22,7 +22,16 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from item_jax import __version__, files, methods, settings
+from item_jax import (
+    __version__,
+    choices,
+    files,
+    heads,
+    methods,
+    misalignment,
+    settings,
+)
+from item_jax.config import leaves
 from item_jax.embeddings import Embeddings
 
 SCHEMA = "item-method/1"
@@ -165,13 +174,17 @@ class FittedMethod:
         files.write_json(folder / "config.json", head | self.config | {"state": plain})
 
     @classmethod
-    def load(cls, folder: str | Path) -> FittedMethod:
+    def load(cls, folder: str | Path, *, modules: bool = True) -> FittedMethod:
         """Reads what `save` wrote, or version 0.1.
+
+        Args:
+          folder: of the method.
+          modules: whether it may name modules outside item_jax, which are imported.
 
         Raises:
           ValueError: if a file is missing, damaged or of another schema, a number is
             not finite, or the state is not what the method needs; naming the file and
-            field or tensor.
+            field or tensor. Or if it names a module and may not.
         """
         folder = Path(folder)
         path = folder / "config.json"
@@ -187,10 +200,8 @@ class FittedMethod:
                 f"{SCHEMA!r} and {SCHEMA_0_1!r}"
             )
         _check_config(config, path)
-        if not (math.isfinite(config["threshold"]) and 0 <= config["threshold"] <= 1):
-            raise ValueError(
-                f"{path}: threshold {config['threshold']} is not in [0, 1]"
-            )
+        if not modules:
+            _refuse_modules(config, path)
         arrays = _read_arrays(weights)
         if weights.name == WEIGHTS_0_1:
             arrays = {f"params.{name}": value for name, value in arrays.items()}
@@ -246,6 +257,29 @@ def _check_config(config: Mapping[str, Any], path: Path) -> None:
     threshold = config["threshold"]
     if not (math.isfinite(threshold) and 0 <= threshold <= 1):
         raise ValueError(f"{path}: threshold {threshold} is not in [0, 1]")
+
+
+def _refuse_modules(config: Mapping[str, Any], path: Path) -> None:
+    """Refuses names of modules that are not the package's own, before any import."""
+    state = leaves({"state": config["state"]})
+    tables = {
+        "method": (config["method"], methods.names()),
+        "state.misalignment.name": (
+            state.get("state.misalignment.name", "item"),
+            list(misalignment.MISALIGNMENTS),
+        ),
+        "state.head.name": (state.get("state.head.name", "mlp"), list(heads.HEADS)),
+        "embedding.tower.family": (
+            config["embedding"]["tower"]["family"],
+            ["", *choices.modules("item_jax.towers")],
+        ),
+    }
+    for field, (name, ours) in tables.items():
+        if name not in ours:
+            raise ValueError(
+                f"{path}: {field} names code that is not part of item_jax: {name!r}. "
+                "If you trust it, download the folder and load it from there"
+            )
 
 
 def _split(state: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

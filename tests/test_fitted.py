@@ -232,6 +232,26 @@ def test_seeds_of_different_trainings_are_not_joined(data, tmp_path):
         load_seeds(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("method",),
+        ("state", "misalignment", "name"),
+        ("state", "head", "name"),
+        ("embedding", "tower", "family"),
+    ],
+)
+def test_a_downloaded_method_imports_nothing_of_its_choice(
+    head, names, tmp_path, monkeypatch
+):
+    (tmp_path / "trap.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("trap", "trap:x", "os.path:join"):
+        tampered(head, put(name, *names))
+        with pytest.raises(ValueError, match="names code that is not part of item_jax"):
+            FittedMethod.load(head, modules=False)
+
+
 # ------------------------------------------------------------- what version 0.1 wrote
 
 
