@@ -44,7 +44,9 @@ class Threshold(NamedTuple):
     tpr: float
 
 
-def apply_threshold(labels: ArrayLike, scores: ArrayLike, threshold: float) -> Threshold:
+def apply_threshold(
+    labels: ArrayLike, scores: ArrayLike, threshold: float
+) -> Threshold:
     """Says what a threshold does on some images, such as of another generator."""
     y, s = _both_classes(labels, scores)
     fake = s > threshold
@@ -235,7 +237,9 @@ def _weights(labels: np.ndarray, balanced: bool) -> np.ndarray:
 
 
 def _missing(counts: np.ndarray) -> str:
-    return f"images of both classes are needed, found {counts[0]} real, {counts[1]} fake"
+    return (
+        f"images of both classes are needed, found {counts[0]} real, {counts[1]} fake"
+    )
 
 
 def _probabilities(

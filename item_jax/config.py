@@ -203,7 +203,6 @@ READS: dict[str, tuple[str, ...]] = {
         *("views", "neutralise", "perturb", "embed"),
     ),
     "train": ("seed", "misalignment", "head", "train"),
-    "calibrate": ("seed",),
     "evaluate": ("seed", "evaluate"),
     "predict": ("embed", "dtype", "data.max_pixels"),
     "config": tuple(FIELDS),

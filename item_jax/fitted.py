@@ -22,7 +22,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from item_jax import __version__, files, methods, settings
+from item_jax import __version__, calibration, files, methods, settings
 from item_jax.embeddings import Embeddings
 
 SCHEMA = "item-method/1"
@@ -58,7 +58,8 @@ class FittedMethod:
     Attributes:
       config: what stands in `config.json`, but for the state: `method`, `embedding`
         (see `item_jax.settings`), `threshold`, `training` {real, fake, split,
-        generators, benchmarks, seed, settings, records_sha256}.
+        generators, benchmarks, seed, settings, records_sha256}, and after `item-jax
+        calibrate` also `calibration` (see `item_jax.thresholds`).
       state: what its `fit` returned.
       module: the method.
     """
@@ -81,6 +82,11 @@ class FittedMethod:
     def threshold(self) -> float:
         """A P(fake) above it, not equal to it, says fake."""
         return self.config["threshold"]
+
+    @property
+    def calibration(self) -> dict[str, Any] | None:
+        """What threshold and temperature were fitted on, if they were."""
+        return self.config.get("calibration")
 
     def score(
         self, part: Embeddings, state: dict[str, Any] | None = None
@@ -112,6 +118,9 @@ class FittedMethod:
                 f"method {self.name!r}: P(fake) of {key!r} is {scores[wrong[0]]}, not "
                 "in [0, 1]"
             )
+        temperature = (self.calibration or {}).get("temperature")
+        if temperature is not None:
+            scores = calibration.apply_temperature(scores, temperature)
         return scores
 
     def range(self) -> dict[str, Any]:
@@ -119,8 +128,8 @@ class FittedMethod:
 
         Returns:
           `method`, `real` and `fake` (training images), `generators`, `benchmarks`,
-          `captioner`, `grounder` (ids or None), `toy_world` (bool), and all of it as a
-          sentence in `text`.
+          `captioner`, `grounder` (ids or None), `toy_world` (bool), `threshold`, and
+          all of it as a sentence in `text`.
         """
         t, e = self.config["training"], self.embedding
         ids = {
@@ -140,6 +149,12 @@ class FittedMethod:
         )
         if t["real"] + t["fake"] < FEW:
             text += "; few images"
+        c = self.calibration
+        if c:
+            text += (
+                f"; threshold for {100 * c['fpr']:g}% false alarms on {c['n_real']:,} "
+                f"real images of split {c['split']!r}"
+            )
         text += (
             "; a toy world, which says nothing about photographs"
             if toy
@@ -150,6 +165,7 @@ class FittedMethod:
             **{k: t[k] for k in ("real", "fake", "generators", "benchmarks")},
             **ids,
             "toy_world": toy,
+            "threshold": self.threshold,
             "text": text,
         }
 
@@ -192,6 +208,8 @@ class FittedMethod:
             raise ValueError(
                 f"{path}: threshold {config['threshold']} is not in [0, 1]"
             )
+        if config.get("calibration") is not None:
+            _check_calibration(config, path)
         arrays = _read_arrays(weights)
         if weights.name == WEIGHTS_0_1:
             arrays = {f"params.{name}": value for name, value in arrays.items()}
@@ -235,6 +253,31 @@ Load it with `item_jax.ItemDetector.from_pretrained(folder)`.
 A score is a hint and no evidence by itself: it depends on the generators the method was
 trained on, on the captions it is given, and on how an image was resized and compressed.
 """
+
+
+_CALIBRATION = {
+    "fpr": (int, float),
+    "best_accuracy_threshold": (int, float),
+    "uncalibrated_threshold": (int, float),
+    "n_real": int,
+    "n_fake": int,
+    "split": str,
+    "generators": list,
+    "records_sha256": str,
+}
+
+
+def _check_calibration(config: dict[str, Any], path: Path) -> None:
+    for name, kind in _CALIBRATION.items():
+        files.field(config, f"calibration.{name}", kind, path)
+    own = config["calibration"]
+    for name in ("fpr", "best_accuracy_threshold", "uncalibrated_threshold"):
+        if not 0 <= own[name] <= 1:
+            raise ValueError(f"{path}: calibration.{name} {own[name]} is not in [0, 1]")
+    if own.get("temperature") is not None:
+        value = files.field(config, "calibration.temperature", (int, float), path)
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{path}: calibration.temperature {value} is not above 0")
 
 
 def _split(state: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -326,7 +369,12 @@ def load_seeds(folder: str | Path) -> list[FittedMethod]:
 
     def but_for_the_seed(fitted: FittedMethod) -> dict[str, Any]:
         training = fitted.config["training"] | {"seed": None}
-        config = {k: v for k, v in fitted.config.items() if k != "item_jax"}
+        # Each seed has a threshold of its own after `item-jax calibrate`.
+        own = (
+            "item_jax",
+            *(("threshold", "calibration") if fitted.calibration else ()),
+        )
+        config = {k: v for k, v in fitted.config.items() if k not in own}
         return config | {"training": training, "state": _split(fitted.state)[1]}
 
     for place, fitted in zip(others, loaded[1:]):

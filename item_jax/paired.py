@@ -60,7 +60,10 @@ def delong(labels: ArrayLike, first: ArrayLike, second: ArrayLike) -> Comparison
     return Comparison(
         difference,
         float(2 * ndtr(-abs(difference) / error)),
-        (difference - 1.959963984540054 * error, difference + 1.959963984540054 * error),
+        (
+            difference - 1.959963984540054 * error,
+            difference + 1.959963984540054 * error,
+        ),
     )
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from item_jax.metrics import THRESHOLD
+from item_jax.resampling import Curve, Mean, Side, Units
 
 FIGURES = ("acc", "ap", "auc")
 REPLICATES = 2000
@@ -255,7 +256,7 @@ def resample(
     of = None if clusters is None else np.asarray(clusters)
     _check(labels, groups, [*scores.values(), *values.values()], of, replicates)
     thresholds = thresholds or {}
-    units = _Units(labels, groups, next(iter(scores.values()), None), of)
+    units = Units(labels, groups, next(iter(scores.values()), None), of)
     # From here on rows are those of some group, in the order in which they are drawn.
     rows, labels = units.rows, labels[units.rows]
     place = np.zeros(len(units.used), np.int64)
@@ -264,27 +265,25 @@ def resample(
     scores = {name: own[rows] for name, own in scores.items()}
     values = {name: own[rows] for name, own in values.items()}
     of = None if of is None else of[rows]
-    curves: list[tuple[Hashable, int, _Curve]] = []
+    curves: list[tuple[Hashable, int, Curve]] = []
     left_out: dict[Hashable, dict[str, str]] = {}
     shape = len(groups), len(FIGURES)
     for name, own in scores.items():
         left_out[name] = {}
-        sides: dict[bytes, _Side] = {}
+        sides: dict[bytes, Side] = {}
         for g, (group, index) in enumerate(groups.items()):
-            why = why_none(
-                labels[index], own[index], None if of is None else of[index]
-            )
+            why = why_none(labels[index], own[index], None if of is None else of[index])
             if why is not None:
                 left_out[name][group] = why[0]
                 if not why[1]:
                     continue
             real, fake = (index[labels[index] == label] for label in (0, 1))
-            side = sides.setdefault(real.tobytes(), _Side(real, own))
+            side = sides.setdefault(real.tobytes(), Side(real, own))
             threshold = thresholds.get(name, THRESHOLD)
-            curve = _Curve(side, _Side(fake, own), threshold, ranks=why is None)
+            curve = Curve(side, Side(fake, own), threshold, ranks=why is None)
             curves.append((name, g, curve))
     differences = [
-        (name, g, _Mean(index[labels[index] == 1], own), real)
+        (name, g, Mean(index[labels[index] == 1], own), real)
         for name, own in values.items()
         for real, g, index in _with_real_means(labels, groups, own)
     ]
@@ -329,152 +328,14 @@ def resample(
     )
 
 
-def _with_real_means(labels, groups, values) -> Iterator[tuple[_Mean, int, np.ndarray]]:
+def _with_real_means(labels, groups, values) -> Iterator[tuple[Mean, int, np.ndarray]]:
     """The groups that have a mean of each class, with that of their real images."""
-    real_means: dict[bytes, _Mean] = {}
+    real_means: dict[bytes, Mean] = {}
     for g, index in enumerate(groups.values()):
         why = why_none(labels[index], values[index])
         if why is None or why[1]:  # equal values have no ranks, but they have means
             real = index[labels[index] == 0]
-            yield real_means.setdefault(real.tobytes(), _Mean(real, values)), g, index
-
-
-class _Mean:
-    """The mean of some images under weights."""
-
-    def __init__(self, index: np.ndarray, values: np.ndarray):
-        self.index, self.values = index, values[index]
-
-    def __call__(self, weights: np.ndarray) -> np.ndarray:
-        own = np.take(weights, self.index, axis=1)
-        return np.einsum("bn,n->b", own, self.values) / own.sum(1)
-
-
-class _Units:
-    """What is drawn: images or clusters, stratum by stratum.
-
-    Images that belong to the same groups and have the same label are a stratum, from
-    which as many are drawn as there are.
-    """
-
-    def __init__(self, labels, groups, scores, clusters):
-        member = np.zeros(len(labels), np.int64)
-        for k, index in enumerate(groups.values()):
-            here = np.zeros(len(labels), bool)
-            here[index] = True
-            member = member * 2 + here
-            if k % 50 == 49:
-                member = np.unique(member, return_inverse=True)[1]
-        used = np.zeros(len(labels), bool)
-        for index in groups.values():
-            used[index] = True
-        strata = np.unique(member * 2 + (labels == 1), return_inverse=True)[1]
-        self.used = used
-        rows = np.flatnonzero(used)
-        if clusters is None:
-            # In the order of the scores, which keeps the sums over ranks in the cache.
-            keys = [strata[rows]] if scores is None else [scores[rows], strata[rows]]
-            self.rows = rows[np.lexsort(keys)]
-            self.unit = None
-            counts = np.bincount(strata[rows])
-        else:
-            unit = np.unique(clusters[rows], return_inverse=True)[1]
-            # A cluster's stratum: which strata its images are of.
-            pairs = np.unique(np.stack([unit, strata[rows]]), axis=1)
-            kinds: dict[tuple, int] = {}
-            starts = np.searchsorted(pairs[0], np.arange(unit.max(initial=-1) + 1))
-            kind = np.array(
-                [
-                    kinds.setdefault(tuple(own), len(kinds))
-                    for own in np.split(pairs[1], starts[1:])
-                ]
-                if len(rows)
-                else [],
-                np.int64,
-            )
-            place = np.empty(len(kind), np.int64)
-            place[np.argsort(kind, kind="stable")] = np.arange(len(kind))
-            self.rows, self.unit = rows, place[unit]
-            counts = np.bincount(kind)
-        self.counts = [int(c) for c in counts if c]
-
-    def draw(self, rng: np.random.Generator, many: int) -> np.ndarray:
-        """How often each of `rows` is drawn: int32 `[many, len(rows)]`."""
-        drawn = np.empty((many, sum(self.counts)), np.int32)
-        start = 0
-        for n in self.counts:
-            picked = rng.integers(0, n, (many, n))
-            if many > 1:
-                picked += np.arange(many)[:, None] * n
-            times = np.bincount(picked.ravel(), minlength=many * n)
-            drawn[:, start : start + n] = times.reshape(many, n)
-            start += n
-        return drawn if self.unit is None else drawn[:, self.unit]
-
-
-class _Side:
-    """The images of one class of a group, in the order of their scores."""
-
-    def __init__(self, index: np.ndarray, scores: np.ndarray):
-        self.order = index[np.argsort(scores[index], kind="stable")]
-        self.scores = scores[self.order]
-
-    def cumulative(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Weights in order `[B, n]`, and their sums from the lowest up `[B, n + 1]`."""
-        own = np.take(weights, self.order, axis=1)
-        sums = np.zeros((len(own), own.shape[1] + 1), np.int32)
-        np.cumsum(own, axis=1, dtype=np.int32, out=sums[:, 1:])
-        return own, sums
-
-
-class _Curve:
-    """ACC, AP and AUC of a group under weights, its scores sorted once."""
-
-    def __init__(self, real: _Side, fake: _Side, threshold: float, *, ranks: bool):
-        self.real, self.fake, self.ranks = real, fake, ranks
-        # How many real images have a lower score, and a lower or the same one.
-        self.lower = np.searchsorted(real.scores, fake.scores, "left")
-        self.up_to = np.searchsorted(real.scores, fake.scores, "right")
-        self.tied = bool((self.lower != self.up_to).any())
-        first = np.searchsorted(fake.scores, fake.scores, "left")
-        self.first = first if (np.diff(first) == 0).any() else None
-        self.called_real = [
-            int(np.searchsorted(side.scores, threshold, "right"))
-            for side in (real, fake)
-        ]
-
-    def __call__(self, weights: np.ndarray, cumulative: dict) -> np.ndarray:
-        """Figures `[3, B]` for weights `[B, N]`; sums of real images are kept."""
-        if id(self.real) not in cumulative:
-            cumulative[id(self.real)] = self.real.cumulative(weights)[1]
-        real = cumulative[id(self.real)]
-        own, fake = self.fake.cumulative(weights)
-        reals, fakes = (side[:, -1].astype(np.float64) for side in (real, fake))
-        right = real[:, self.called_real[0]] + fakes - fake[:, self.called_real[1]]
-        out = np.full((3, len(weights)), np.nan)
-        out[0] = right / (reals + fakes)
-        if not self.ranks:
-            return out
-        own = own.astype(np.float64)
-        lower = np.take(real, self.lower, axis=1).astype(np.float64)
-        below = _dot(own, lower)
-        if self.tied:
-            up_to = np.take(real, self.up_to, axis=1).astype(np.float64)
-            below = (below + _dot(own, up_to)) / 2
-        out[2] = below / (reals * fakes)
-        # Fakes, and images, with this score or a higher one.
-        earlier = fake[:, :-1] if self.first is None else fake[:, self.first]
-        hits = fakes[:, None] - earlier
-        found = np.subtract(reals[:, None], lower, out=lower)
-        found += hits
-        np.maximum(found, 1, out=found)  # without images there is no fake to count
-        out[1] = _dot(own, np.divide(hits, found, out=found)) / fakes
-        return out
-
-
-def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Row by row; BLAS would start threads of its own for each short row."""
-    return np.einsum("bn,bn->b", a, b)
+            yield real_means.setdefault(real.tobytes(), Mean(real, values)), g, index
 
 
 def _check(labels, groups, arrays, clusters, replicates) -> None:

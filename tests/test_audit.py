@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from item_jax import audit as audit_lib
-from item_jax.audit import audit, text
+from item_jax.audit import audit
+from item_jax.audit_report import text
 from item_jax.datasets import folder
 from item_jax.datasets.dataset import RecordList
 from item_jax.files import write_json
