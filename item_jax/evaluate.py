@@ -156,7 +156,6 @@ def evaluate_methods(
     if replicates is not None:
         comparison.compare(results, replicates, scores.labels, scores.columns, groups)
     said += _held_in(fitted, cache, c.split)
-    said += _left_out(results, single)
     first = next(iter(fitted))
     out = {
         "method": first,
@@ -342,19 +341,6 @@ def _over_seeds(
             for group, spread in found.items():
                 out[group][figure] = spread
     return {"n": len(per_seed), "generators": out, "macro": macro}
-
-
-def _left_out(results: Mapping[str, Any], single: Mapping[str, str]) -> list[str]:
-    """Says which figures cannot be computed, a line for each method and reason."""
-    said: dict[tuple[str, str], list[str]] = {}
-    for name, figures in results.items():
-        for group, why in figures["left_out"].items():
-            if group not in single:
-                said.setdefault((name, why), []).append(group)
-    return [
-        f"left out: AP and AUC of {name} on {', '.join(groups)}: {why}"
-        for (name, why), groups in said.items()
-    ]
 
 
 def _held_in(

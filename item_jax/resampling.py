@@ -69,11 +69,15 @@ class Units:
             counts = np.bincount(kind)
         self.counts = [int(c) for c in counts if c]
 
-    def draw(self, rng: np.random.Generator, many: int) -> np.ndarray:
+    def streams(self, seed: np.random.SeedSequence) -> list[np.random.Generator]:
+        """Random numbers for each stratum, so that one call or many draw the same."""
+        return [np.random.default_rng(own) for own in seed.spawn(len(self.counts))]
+
+    def draw(self, streams: list[np.random.Generator], many: int) -> np.ndarray:
         """How often each of `rows` is drawn: int32 `[many, len(rows)]`."""
         drawn = np.empty((many, sum(self.counts)), np.int32)
         start = 0
-        for n in self.counts:
+        for n, rng in zip(self.counts, streams):
             picked = rng.integers(0, n, (many, n))
             if many > 1:
                 picked += np.arange(many)[:, None] * n

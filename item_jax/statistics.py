@@ -305,20 +305,20 @@ def resample(
     once, draws = empty(1), empty(replicates)
     figures(np.ones((1, len(labels)), np.int32), once, slice(0, 1))
     starts = range(0, replicates, BLOCK)
-    streams = np.random.SeedSequence(seed).spawn(len(starts))
+    seeds = np.random.SeedSequence(seed).spawn(len(starts))
 
-    def block(start: int, stream: np.random.SeedSequence) -> None:
-        rng = np.random.default_rng(stream)
+    def block(start: int, own: np.random.SeedSequence) -> None:
+        streams = units.streams(own)
         count = min(BLOCK, replicates - start)
         step = max(1, CHUNK // max(1, len(labels)))
         with np.errstate(divide="ignore", invalid="ignore"):  # a class that is empty
             for i in range(0, count, step):
                 many = min(step, count - i)
                 at = slice(start + i, start + i + many)
-                figures(units.draw(rng, many), draws, at)
+                figures(units.draw(streams, many), draws, at)
 
     with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
-        list(pool.map(block, starts, streams))
+        list(pool.map(block, starts, seeds))
     return Replicates(
         groups=tuple(groups),
         values={name: once[name][..., 0] for name in scores},

@@ -60,7 +60,7 @@ def _others(results: Mapping[str, Any], others: Sequence[str]) -> list[str]:
     wide = _width([*others, "other method"])
     first = _cut(results["method"])
     lines = [
-        f"{'other method':<{wide}}{'macro AUC':>10}  {'95%':<11}  less that of {first}"
+        f"{'other method':<{wide}}{'macro AUC':>10}  {'95%':<11}  less {first}, 95%"
     ]
     for name in others:
         method = results["methods"][name]
@@ -132,8 +132,28 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
             for name, f in method["seeds"]["generators"].items()
             if "auc" in f
         )
+        macro = method["seeds"]["macro"].get("auc")
+        if macro:
+            spread += (
+                f"; macro {100 * macro['mean']:.2f} +- {100 * macro['std']:.2f} "
+                f"(95%, seeds and images: {_interval(macro['interval_95'])})"
+            )
         notes.append(f"AUC over {method['seeds']['n']} seeds: {spread}")
+    notes += _left_out(results)
     return notes + [f"warning: {warning}" for warning in results["warnings"]]
+
+
+def _left_out(results: Mapping[str, Any]) -> list[str]:
+    """Which figures cannot be computed, a line for each method and reason."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for name, method in results["methods"].items():
+        for group, why in method["left_out"].items():
+            if group not in results["single_class"]:  # which has a warning
+                found.setdefault((name, why), []).append(group)
+    return [
+        f"left out: AP and AUC of {name} on {', '.join(groups)}: {why}"
+        for (name, why), groups in found.items()
+    ]
 
 
 def _threshold(method: Mapping[str, Any]) -> str:
