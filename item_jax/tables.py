@@ -7,7 +7,7 @@ from typing import Any
 
 from item_jax import files
 
-WIDEST = 28
+WIDEST = 24
 """Longer names of generators and methods are cut."""
 
 
