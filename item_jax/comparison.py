@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ def compare(
     results: dict[str, dict[str, Any]],
     replicates: statistics.Replicates,
     labels: np.ndarray,
-    columns: Mapping[Hashable, np.ndarray],
+    columns: Mapping[Any, np.ndarray],
     groups: Mapping[str, np.ndarray],
 ) -> None:
     """Adds `difference` to the results of every method but the first.

@@ -49,7 +49,9 @@ def delong(labels: ArrayLike, first: ArrayLike, second: ArrayLike) -> Comparison
         difference does not vary although it is not zero.
     """
     y = np.asarray(labels)
-    auc, covariance = delong_covariance(y, [first, second])
+    auc, covariance = delong_covariance(
+        y, np.stack([np.asarray(first), np.asarray(second)])
+    )
     difference = float(auc[0] - auc[1])
     variance = float(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
     if variance <= 1e-12 * float(covariance.trace()):  # zero, but for rounding
