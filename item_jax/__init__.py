@@ -46,11 +46,12 @@ _PUBLIC = {
     "ItemDetector": "detector",
 }
 _MODULES = (
-    *("audit", "cache", "choices", "config", "datasets", "detector", "embed"),
-    *("embeddings", "evaluate", "files", "fitted", "heads", "images", "join"),
-    *("methods", "metrics", "misalignment", "neutralise", "perturb", "pipeline"),
-    *("plots", "protocol", "records", "settings", "sharding", "shards", "testing"),
-    *("towers", "train", "training_loop", "views", "workdir"),
+    *("audit", "cache", "calibration", "choices", "comparison", "config", "datasets"),
+    *("detector", "embed", "embeddings", "evaluate", "files", "fitted", "heads"),
+    *("images", "join", "methods", "metrics", "misalignment", "neutralise", "paired"),
+    *("perturb", "pipeline", "pixel_probe", "plots", "protocol", "records"),
+    *("settings", "sharding", "shards", "statistics", "tables", "testing"),
+    *("thresholds", "towers", "train", "training_loop", "views", "workdir"),
 )
 __all__ = [*_PUBLIC, *_MODULES]
 

@@ -2,7 +2,8 @@
 
 Where real images are JPEGs and fakes PNGs, or the two differ in size, a detector can
 score well and have learned nothing of fakes. The audit says how different the files of
-the two labels are, and how well a classifier does that sees nothing but their headers.
+the two labels are, how well a classifier does that sees nothing but their headers, and
+how well one does that sees statistics of pixels and no content (`pixel_probe`).
 """
 
 from __future__ import annotations
@@ -12,18 +13,17 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from sklearn.metrics import average_precision_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.tree import DecisionTreeClassifier
 
-from item_jax import images, neutralise, protocol
+from item_jax import images, neutralise, pixel_probe, protocol
 from item_jax.budget import IN_FLIGHT
 from item_jax.datasets import dataset as datasets
 from item_jax.datasets.dataset import Dataset, RecordList
-from item_jax.files import printable
 from item_jax.headers import Header, header
 from item_jax.perturb import encode_jpeg
 from item_jax.progress import progress
@@ -37,6 +37,10 @@ colour has less. Photographs have more even at quality 5."""
 
 LEAK = 0.15
 """How far above chance the AP of headers may be before it is called a leak."""
+
+PIXELS = 0.6
+"""The AUC of the pixel probe above which a warning is given, if its 95% interval leaves
+out 0.5: with ten images of a label every fourth probe of pure noise is above."""
 
 FOLDS = 5
 FEATURES = {
@@ -55,6 +59,7 @@ def audit(
     real_sources: Mapping[str, str] | None = None,
     quality: int = 0,
     size: int = 0,
+    pixels: bool = True,
     threads: int = 8,
     max_pixels: int = images.MAX_PIXELS,
 ) -> dict[str, Any]:
@@ -68,14 +73,18 @@ def audit(
       quality: with `size`, also examine the files that `item_jax.neutralise` would
         make: `config.neutralise`; 0 for none.
       size: see `quality`.
+      pixels: whether to decode the images for the pixel probe; headers alone are much
+        faster.
       threads: that read files.
       max_pixels: most pixels of an image, `config.data.max_pixels`.
 
     Returns:
       `root` (the folder of the images), `images`, `failures` [{key, error}],
       `generators` {name: {"real", "fake" (what their files are, see `describe`),
-      "headers" and, when asked for, "neutralised" (see `leak`)}}, `duplicates` [[key,
-      ...]], `crossed` (how many of those are real and fake), `near_empty` [key],
+      "headers" and, when asked for, "neutralised" (see `leak`); "pixels" and
+      "pixels_neutralised" {source of real images: see `pixel_probe.probe`}}},
+      `duplicates` [[key, ...]], `crossed` (how many of those are real and fake),
+      `near_empty` [key], `too_small` [key] (images too small for the pixel probe),
       `neutralise` {quality, size}, `warnings` [text].
 
     Raises:
@@ -91,18 +100,23 @@ def audit(
         data = RecordList(data, image_root)
     dataset = cast(Dataset, data)
     rows = [vars(record) for record in datasets.records(dataset)]
-    options = {"quality": quality, "size": size, "max_pixels": max_pixels}
+    options = {
+        "quality": quality,
+        "size": size,
+        "pixels": pixels,
+        "max_pixels": max_pixels,
+    }
     found = list(_examine_all(dataset, threads, options))
     labels = np.array([LABELS.get(row["label"], -1) for row in rows])
-    good = np.array([before is not None for before, _, _ in found], bool)
+    good = np.array([one.error is None for one in found], bool)
     facts = datasets.facts(dataset)
     result: dict[str, Any] = {
         "root": facts["images"] or type(dataset).__name__,
         "images": len(rows),
         "failures": [
-            {"key": row["key"], "error": error}
-            for row, (_, _, error) in zip(rows, found)
-            if error is not None
+            {"key": row["key"], "error": one.error}
+            for row, one in zip(rows, found)
+            if one.error is not None
         ],
         "neutralise": {"quality": quality, "size": size},
         "generators": {},
@@ -112,26 +126,50 @@ def audit(
     for name, index in protocol.groups(rows, real_sources=sources).items():
         index = index[good[index]]
         entry: dict[str, Any] = {
-            label: describe([found[i][0] for i in index[labels[index] == number]])
+            label: describe([found[i].header for i in index[labels[index] == number]])
             for label, number in LABELS.items()
         }
-        entry["headers"] = leak([found[i][0] for i in index], labels[index])
+        entry["headers"] = leak([found[i].header for i in index], labels[index])
         if quality:
-            entry["neutralised"] = leak([found[i][1] for i in index], labels[index])
+            after = [found[i].header_after for i in index]
+            entry["neutralised"] = leak(after, labels[index])
+        if pixels:
+            entry["pixels"] = _probe(rows, found, labels, index, "pixels")
+            if quality:
+                entry["pixels_neutralised"] = _probe(
+                    rows, found, labels, index, "pixels_after"
+                )
         result["generators"][name] = entry
-    headers = {row["key"]: before for row, (before, _, _) in zip(rows, found) if before}
+    headers = {row["key"]: one.header for row, one in zip(rows, found) if one.header}
+    result["too_small"] = [
+        row["key"]
+        for row, one in zip(rows, found)
+        if pixels and one.header and one.pixels is None
+    ]
     result |= _duplicates(headers, dict(zip((r["key"] for r in rows), labels)))
     result["near_empty"] = [key for key, h in headers.items() if near_empty(h)]
     result["warnings"] = _warnings(result)
     return result
 
 
-Examined = tuple[Header | None, Header | None, str | None]
-"""A file's header, that of its neutralised form if asked for, and why there is none."""
+class Examined(NamedTuple):
+    """What was found of a file.
+
+    Attributes:
+      header, header_after: as it is, and neutralised if asked for; None if it failed.
+      pixels, pixels_after: of `pixel_probe.features`, likewise.
+      error: why it failed.
+    """
+
+    header: Any = None  # a Header; Any, since those without an error have one
+    header_after: Any = None
+    pixels: np.ndarray | None = None
+    pixels_after: np.ndarray | None = None
+    error: str | None = None
 
 
 def _examine_all(
-    dataset: Dataset, threads: int, options: dict[str, int]
+    dataset: Dataset, threads: int, options: dict[str, Any]
 ) -> Iterator[Examined]:
     examine = functools.partial(_examine, dataset, **options)
     with (
@@ -147,18 +185,65 @@ def _examine_all(
 
 
 def _examine(
-    dataset: Dataset, number: int, *, quality: int, size: int, max_pixels: int
+    dataset: Dataset,
+    number: int,
+    *,
+    quality: int,
+    size: int,
+    pixels: bool,
+    max_pixels: int,
 ) -> Examined:
     try:
         data = dataset.read(number)
-        if not quality:
-            return header(data, max_pixels=max_pixels), None, None
+        before = header(data, max_pixels=max_pixels)
+        if not quality and not pixels:
+            return Examined(before)
         with IN_FLIGHT.hold(images.count_pixels(data, max_pixels=max_pixels)):
             image = images.decode(data, max_pixels=max_pixels)
-            after = encode_jpeg(neutralise.neutralise(image, size=size), quality)
-            return header(data, max_pixels=max_pixels), header(after), None
+            found = pixel_probe.features(image) if pixels else None
+            if not quality:
+                return Examined(before, None, found)
+            image = neutralise.neutralise(image, size=size)
+            after = encode_jpeg(image, quality)
+            found_after = None
+            if pixels:
+                count = image.shape[0] * image.shape[1]
+                found_after = pixel_probe.features(
+                    images.decode(after, max_pixels=count)
+                )
+            return Examined(before, header(after), found, found_after)
     except images.ImageError as e:
-        return None, None, str(e)
+        return Examined(error=str(e))
+
+
+def _probe(
+    rows: Sequence[Mapping[str, Any]],
+    found: Sequence[Examined],
+    labels: np.ndarray,
+    index: np.ndarray,
+    which: str,
+) -> dict[str, dict[str, Any] | None]:
+    """The pixel probe of a generator's fakes against each source of its real images.
+
+    Of files that are the same byte for byte the first counts alone: a copy in another
+    fold would be recognised.
+    """
+    seen = set()
+    kept: dict[str | None, list[int]] = {}  # of the fakes under None
+    for i in index:
+        values = getattr(found[i], which)
+        own = (found[i].header.sha256, labels[i])
+        if values is not None and own not in seen:
+            seen.add(own)
+            real = rows[i]["generator"] or "unnamed"
+            kept.setdefault(real if labels[i] == 0 else None, []).append(i)
+    fakes = kept.pop(None, [])
+    out = {}
+    for source, reals in sorted(kept.items(), key=str):
+        both = [*reals, *fakes]
+        x = np.stack([getattr(found[i], which) for i in both])
+        out[str(source)] = pixel_probe.probe(x, labels[both])
+    return out
 
 
 def near_empty(header: Header) -> bool:
@@ -251,25 +336,16 @@ def _too_few(real: int, fake: int) -> str:
 def _warnings(result: dict[str, Any]) -> list[str]:
     found = []
     for name, entry in result["generators"].items():
-        real, fake, headers = entry["real"], entry["fake"], entry["headers"]
-        if headers is None:
-            found.append(f"{name}: {_too_few(real['n'], fake['n'])}")
-            continue
-        gone = headers["chance"] + LEAK * (1 - headers["chance"])
-        if headers["all"] < gone:
-            continue
-        by = [f for f in FEATURES if headers[f] >= gone]
-        found.append(
-            f"{name}: headers alone reach AP {headers['all']:.3f} (chance "
-            f"{headers['chance']:.3f}); label is confounded with "
-            f"{', '.join(by) or 'several fields together'}: real {_brief(real)}; fake "
-            f"{_brief(fake)}"
-        )
-        after = entry.get("neutralised")
-        if after and after["all"] >= gone:
+        found += _header_warnings(name, entry)
+        for source, probed in entry.get("pixels", {}).items():
+            if not gives_away(probed):
+                continue
+            after = entry.get("pixels_neutralised", {}).get(source)
+            still = f", {after['auc']:.3f} after neutralising" if after else ""
             found.append(
-                f"{name}: still AP {after['all']:.3f} after neutralising; set both "
-                "neutralise.quality and neutralise.size"
+                f"{name}: pixel statistics without content reach AUC "
+                f"{probed['auc']:.3f} against the real images of {source}{still}: "
+                "fakes differ in processing, or leave traces of their generator"
             )
     if result["crossed"]:
         found.append(
@@ -283,7 +359,38 @@ def _warnings(result: dict[str, Any]) -> list[str]:
     return found
 
 
-def _brief(entry: dict[str, Any]) -> str:
+def gives_away(probed: dict[str, Any] | None) -> bool:
+    """Whether a pixel probe is worth a warning; see `PIXELS`."""
+    if probed is None:
+        return False
+    return probed["auc"] > PIXELS and probed["interval_95"][0] > 0.5
+
+
+def _header_warnings(name: str, entry: dict[str, Any]) -> list[str]:
+    real, fake, headers = entry["real"], entry["fake"], entry["headers"]
+    if headers is None:
+        return [f"{name}: {_too_few(real['n'], fake['n'])}"]
+    gone = headers["chance"] + LEAK * (1 - headers["chance"])
+    if headers["all"] < gone:
+        return []
+    by = [f for f in FEATURES if headers[f] >= gone]
+    found = [
+        f"{name}: headers alone reach AP {headers['all']:.3f} (chance "
+        f"{headers['chance']:.3f}); label is confounded with "
+        f"{', '.join(by) or 'several fields together'}: real {brief(real)}; fake "
+        f"{brief(fake)}"
+    ]
+    after = entry.get("neutralised")
+    if after and after["all"] >= gone:
+        found.append(
+            f"{name}: still AP {after['all']:.3f} after neutralising; set both "
+            "neutralise.quality and neutralise.size"
+        )
+    return found
+
+
+def brief(entry: dict[str, Any]) -> str:
+    """Returns what `describe` found in a few words."""
     formats = " + ".join(
         f"{name} {share:.0%}" if share < 1 else name
         for name, share in list(entry["formats"].items())[:2]
@@ -295,77 +402,3 @@ def _brief(entry: dict[str, Any]) -> str:
     size = next(iter(entry["sizes"]), "")
     several = entry["different_sizes"] > 1
     return f"{formats} {size}" + f" and {entry['different_sizes'] - 1} more" * several
-
-
-def text(result: dict[str, Any]) -> str:
-    """Returns an audit as a report for people."""
-    failures, done = result["failures"], result["images"] - len(result["failures"])
-    lines = [
-        f"{result['images']:,} files of {result['root']} = {done:,} read + "
-        f"{len(failures):,} failed",
-        "",
-    ]
-    lines += _files_table(result["generators"]) + [""]
-    lines += _leak_table(result["generators"])
-    copies = sum(len(keys) - 1 for keys in result["duplicates"])
-    lines += [
-        "",
-        f"{copies:,} files are copies of another; {len(result['near_empty']):,} are "
-        "almost empty, such as pictures of one colour",
-    ]
-    lines += [printable(f"failed: {f['key']}: {f['error']}") for f in failures[:5]]
-    if len(failures) > 5:
-        lines.append(f"failed: ... and {len(failures) - 5:,} more")
-    lines += [printable(f"warning: {w}") for w in result["warnings"]]
-    if (
-        any("headers alone" in w for w in result["warnings"])
-        and not result["neutralise"]["quality"]
-    ):
-        lines.append(
-            "To make all files equal: --config.neutralise.quality=96 "
-            "--config.neutralise.size=256, here to see the effect, and with embed"
-        )
-    return "\n".join(lines)
-
-
-def _files_table(generators: dict[str, Any]) -> list[str]:
-    """What the files of each generator and label are, one line each."""
-    wide = _width(generators)
-    title = f"{'generator':<{wide}}{'label':<6}{'files':>8}  {'files are':<40}"
-    lines = [f"{title}{'EXIF':>6}{'ICC':>6}"]
-    for name, entry in generators.items():
-        first = printable(name)
-        for label in LABELS:
-            e = entry[label]
-            if e["n"]:
-                lines.append(
-                    f"{first:<{wide}}{label:<6}{e['n']:>8,}  {_brief(e):<40}"
-                    f"{e['exif']:>6.0%}{e['icc']:>6.0%}"
-                )
-                first = ""
-    return lines
-
-
-def _leak_table(generators: dict[str, Any]) -> list[str]:
-    """The AP of headers alone, one line for each generator that has one."""
-    wide = _width(generators)
-    columns = ["chance", "all", *FEATURES]
-    title = f"{'generator':<{wide}}"
-    title += "".join(f"{c.removeprefix('JPEG '):>10}" for c in columns)
-    if any("neutralised" in entry for entry in generators.values()):
-        title += f"{'neutralised':>13}"
-    lines = [
-        "AP of a classifier that sees headers alone (chance: the share of fakes)",
-        title,
-    ]
-    for name, entry in generators.items():
-        figures, after = entry["headers"], entry.get("neutralised")
-        if figures is not None:
-            line = f"{printable(name):<{wide}}"
-            line += "".join(f"{figures[c]:>10.3f}" for c in columns)
-            lines.append(line + (f"{after['all']:>13.3f}" if after else ""))
-    return lines
-
-
-def _width(generators: dict[str, Any]) -> int:
-    return max(len("generator"), *(len(printable(name)) for name in generators), 0) + 2

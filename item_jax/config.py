@@ -189,7 +189,9 @@ FIELDS: dict[str, Field] = {
         ("full", "unifd", "paper_compat"),
     ),
     "evaluate.bootstrap": Field(
-        200, "resamples of the 95% intervals; 0: none", least=0
+        2000,
+        "replicates of the 95% intervals and differences; 0: none; not in the paper",
+        least=0,
     ),
 }
 

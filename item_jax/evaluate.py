@@ -12,10 +12,17 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from item_jax import (
+    calibration,
+    comparison,
+    files,
+    metrics,
+    protocol,
+    settings,
+    statistics,
+)
 from item_jax import config as config_lib
-from item_jax import files, metrics, protocol, settings
 from item_jax.cache import EmbeddingCache
-from item_jax.config import leaves
 from item_jax.embeddings import Row
 from item_jax.fitted import FittedMethod
 from item_jax.misalignment import cosine
@@ -97,11 +104,13 @@ def evaluate_methods(
       warnings: to be kept with the results, before those found here.
 
     Returns:
-      The content of `results.json`: `method`, the first name; its `generators` {name:
-      {n, acc, ap, auc, ...}} and `macro`; `methods` {name: {"generators", "macro",
-      "threshold", "range", "config", "seeds"}}; `counts` {in, done, failed};
-      `failures`; `single_class`, the groups left out of the macro; `protocol`;
-      `embedding`; `warnings`; `config`. Figures are fractions; None where undefined.
+      The content of `results.json`; figures are fractions, None where undefined:
+      `method`, the first name; its `generators` {name: {n, acc, ap, auc, ...}} and
+      `macro`; `methods` {name: see `_figures`}; `cosine` {generator: {"real", "fake"
+      (means), "difference" (fake - real), "interval_95", "direction" ("higher",
+      "lower" or "undecided": that of the fakes)}}; `counts` {in, done, failed};
+      `failures`; `single_class` {generator: its only label}; `protocol`; `embedding`;
+      `warnings`; `config`.
 
     Raises:
       ValueError: if a method was fitted on another kind of embedding, naming it.
@@ -128,16 +137,32 @@ def evaluate_methods(
         "of the macro average"
         for name, label in single.items()
     ]
+    cosines = np.array([row["cosine"] for row in scores.rows])
+    replicates = None
+    if c.bootstrap:
+        replicates = statistics.resample(
+            scores.labels,
+            groups,
+            scores.columns,
+            thresholds={(n, k): fitted[n][k].threshold for n, k in scores.columns},
+            means={"cosine": cosines},
+            replicates=c.bootstrap,
+            seed=config.seed,
+        )
     results = {
-        name: _figures(name, seeds, scores, groups, single, config)
+        name: _figures(name, seeds, scores, groups, replicates, config)
         for name, seeds in fitted.items()
     }
+    if replicates is not None:
+        comparison.compare(results, replicates, scores.labels, scores.columns, groups)
+    said += _held_in(fitted, cache, c.split)
     first = next(iter(fitted))
     out = {
         "method": first,
         "generators": results[first]["generators"],
         "macro": results[first]["macro"],
         "methods": results,
+        "cosine": comparison.directions(cosines, scores.labels, groups, replicates),
         "counts": {
             "in": len(scores.rows) + len(scores.failures),
             "done": len(scores.rows),
@@ -161,84 +186,180 @@ def evaluate_methods(
     return out
 
 
+Replicates = statistics.Replicates | None
+
+RANKING = ("ap", "auc", "eer")
+"""Figures that rank scores, as do those that begin with `tpr_at_fpr`."""
+
+
 def _figures(
     name: str,
     seeds: Sequence[FittedMethod],
     scores: Scores,
     groups: Mapping[str, np.ndarray],
-    single: Mapping[str, str],
+    replicates: Replicates,
     config: ConfigDict,
 ) -> dict[str, Any]:
-    """Everything about one method."""
-    threshold = seeds[0].threshold
-    per_seed = [
-        {
-            group: metrics.summary(
-                scores.labels[index],
-                scores.columns[name, k][index],
-                threshold=threshold,
-            )
-            for group, index in groups.items()
-        }
-        for k in range(len(seeds))
-    ]
+    """Everything about one method but its comparison with others.
+
+    Returns:
+      `generators`, `macro` (means over those that can be averaged), `left_out`
+      {generator: why it lacks figures}, `threshold`, `calibration` (or None), `range`,
+      `config`, `reliability` (see `calibration.reliability`; all generators together);
+      with intervals `macro_interval_95` {figure: (low, high)} and `minimum` {figure:
+      {"value", "generator", "interval_95"}}; with several seeds `seeds`.
+    """
+    left_out = {}
+    per_seed = []
+    for k, one in enumerate(seeds):
+        summaries = {}
+        for group, index in groups.items():
+            labels, own = scores.labels[index], scores.columns[name, k][index]
+            why = statistics.why_none(labels, own)
+            summaries[group] = _summary(labels, own, one, ranks=why is None)
+            if why is not None:
+                left_out[group] = why[0]
+        per_seed.append(summaries)
     generators: dict[str, dict[str, Any]] = per_seed[0]
-    for group, index in groups.items():
+    for group in groups:
         generators[group]["protocol"] = config.evaluate.protocol
-        if config.evaluate.bootstrap:
-            generators[group]["interval_95"] = _intervals(
-                scores.labels[index], scores.columns[name, 0][index], threshold, config
-            )
+        if replicates is not None:
+            generators[group]["interval_95"] = {
+                figure: replicates.interval((name, 0), group, figure)
+                for figure in statistics.FIGURES
+            }
+    averaged = [
+        generators[group]
+        for group, index in groups.items()
+        if min(np.bincount(scores.labels[index], minlength=2)) >= statistics.FEWEST
+    ]
     figures: dict[str, Any] = {
         "generators": generators,
-        "macro": _macro([g for n, g in generators.items() if n not in single]),
-        "threshold": threshold,
+        "macro": _macro(averaged),
+        "left_out": left_out,
+        "threshold": seeds[0].threshold,
+        "calibration": seeds[0].calibration,
         "range": seeds[0].range(),
         "config": seeds[0].config,
+        "reliability": _reliability(scores, name, groups),
     }
+    if replicates is not None:
+        figures |= {"macro_interval_95": {}, "minimum": {}}
+        for figure in statistics.FIGURES:
+            macro = replicates.macro((name, 0), figure)
+            least = replicates.minimum((name, 0), figure)
+            if macro is not None:
+                figures["macro_interval_95"][figure] = macro[1]
+            if least is not None:
+                figures["minimum"][figure] = dict(
+                    zip(("value", "generator", "interval_95"), least)
+                )
     if len(seeds) > 1:
-        figures["seeds"] = _over_seeds(per_seed)
+        figures["seeds"] = _over_seeds(name, per_seed, replicates, config.seed)
+    return figures
+
+
+def _summary(
+    labels: np.ndarray, scores: np.ndarray, method: FittedMethod, *, ranks: bool
+) -> dict[str, Any]:
+    """The figures of one generator and seed.
+
+    Besides those of `metrics.summary` and `calibration.summary`: `acc_at_half`, ACC at
+    0.5; with a calibrated threshold, ACC, FPR and TPR at the thresholds fitted on
+    held-out images, `transferred_acc` for the best accuracy and `transferred_fpr` and
+    `_tpr` for the false positive rate.
+    """
+    figures: dict[str, Any] = dict(
+        metrics.summary(labels, scores, threshold=method.threshold)
+    )
+    if not ranks:
+        for name in figures:
+            if name in RANKING or name.startswith("tpr_at_fpr"):
+                figures[name] = None
+    figures["acc_at_half"] = metrics.accuracy(labels, scores)
+    both = 0 < labels.sum() < len(labels)
+    names = ("nll", "brier", "ece_balanced", "oracle_acc")
+    figures |= calibration.summary(labels, scores) if both else dict.fromkeys(names)
+    fitted = method.calibration
+    if fitted and both:
+        best = calibration.apply_threshold(
+            labels, scores, fitted["best_accuracy_threshold"]
+        )
+        at_fpr = calibration.apply_threshold(labels, scores, method.threshold)
+        figures["transferred_acc"] = best.accuracy
+        figures["transferred_fpr"] = at_fpr.fpr
+        figures["transferred_tpr"] = at_fpr.tpr
     return figures
 
 
 def _macro(summaries: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Unweighted means over generators, as the papers' Avg. and mAP."""
+    """Unweighted means over generators, as the papers' Avg. and mAP.
+
+    A figure that some of them lack is the mean over the others, as in
+    `statistics.Replicates.macro`.
+    """
     values = defaultdict(list)
     for summary in summaries:
         for name, value in summary.items():
-            if isinstance(value, float) and not name.startswith("n"):
+            if isinstance(value, float):
                 values[name].append(value)
     return {name: float(np.mean(v)) for name, v in values.items()}
 
 
-def _intervals(labels, scores, threshold: float, config: ConfigDict) -> dict[str, Any]:
-    functions: dict[str, metrics.Metric] = {
-        "acc": lambda y, s: metrics.accuracy(y, s, threshold=threshold),
-        "ap": metrics.average_precision,
-        "auc": metrics.roc_auc,
-    }
-    return {
-        name: metrics.bootstrap(
-            labels, scores, f, samples=config.evaluate.bootstrap, seed=config.seed
-        )
-        for name, f in functions.items()
-    }
+def _reliability(scores: Scores, name: str, groups) -> list[dict[str, Any]]:
+    """Of all images of any group, each once; empty without both classes."""
+    index = np.unique(np.concatenate([np.empty(0, np.int64), *groups.values()]))
+    labels = scores.labels[index]
+    if not 0 < labels.sum() < len(labels):
+        return []
+    return calibration.reliability(labels, scores.columns[name, 0][index])
 
 
-def _over_seeds(per_seed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean and standard deviation (n - 1) of acc, ap and auc over seeds."""
-    out: dict[str, Any] = {}
-    for group in per_seed[0]:
-        figures = {}
-        for figure in ("acc", "ap", "auc"):
+def _over_seeds(
+    name: str,
+    per_seed: Sequence[Mapping[str, Any]],
+    replicates: Replicates,
+    seed: int,
+) -> dict[str, Any]:
+    """Mean, standard deviation (n - 1) and interval of acc, ap and auc over seeds."""
+    out: dict[str, Any] = {group: {} for group in per_seed[0]}
+    for figure in statistics.FIGURES:
+        for group in out:
             values = [summaries[group][figure] for summaries in per_seed]
             if None not in values:
-                figures[figure] = {
+                out[group][figure] = {
                     "mean": float(np.mean(values)),
                     "std": float(np.std(values, ddof=1)),
                 }
-        out[group] = figures
-    return {"n": len(per_seed), "generators": out}
+    macro = {}
+    if replicates is not None:
+        columns = [(name, k) for k in range(len(per_seed))]
+        for figure in statistics.FIGURES:
+            found = replicates.over_seeds(columns, figure, seed=seed)
+            if "macro" in found:
+                macro[figure] = found.pop("macro")
+            for group, spread in found.items():
+                out[group][figure] = spread
+    return {"n": len(per_seed), "generators": out, "macro": macro}
+
+
+def _held_in(
+    fitted: Mapping[str, Sequence[FittedMethod]], cache: EmbeddingCache, split: str
+) -> list[str]:
+    """Warns of a threshold that was fitted on the images it is tested on."""
+    said = []
+    for name, seeds in fitted.items():
+        own = seeds[0].calibration
+        if (
+            own
+            and own["records_sha256"] == cache.manifest["records_sha256"]
+            and (not split or own["split"] in ("", split))
+        ):
+            said.append(
+                f"the threshold of {name} was fitted on split {own['split']!r} of "
+                "these records: its ACC is not held out"
+            )
+    return said
 
 
 def _write_scores(
@@ -269,89 +390,3 @@ def _write_scores(
         for row in scores.failures:
             known = {name: row.get(name) for name in names}
             writer.writerow(known | {"status": "failed", "error": row["error"]})
-
-
-def table(results: Mapping[str, Any]) -> str:
-    """Returns results as a table for people, figures in percent."""
-    first = results["method"]
-    others = [name for name in results["methods"] if name != first]
-    trained = set(results["methods"][first]["config"]["training"]["generators"])
-    names = list(results["generators"])
-    left = max(len(n) for n in [*names, "macro average"]) + 2
-    wide = max([9, *map(len, others)])
-    head = f"{'generator':<{left}}{'n':>6}{'ACC':>8}{'AP':>8}{'AUC':>8}  AUC 95%     "
-    lines = [head + " ".join(f"{name:>{wide}}" for name in others)]
-
-    def line(name: str, n: int, figures, interval, other_figures) -> str:
-        low_high = "" if not interval else f"{100 * interval[0]:5.1f}-"
-        if interval:
-            low_high += f"{100 * interval[1]:<5.1f}"
-        own = "".join(_percent(figures.get(k), 8) for k in ("acc", "ap", "auc"))
-        rest = " ".join(_percent(f.get("auc"), wide) for f in other_figures)
-        return f"{name:<{left}}{n:>6}{own}  {low_high:<11}  {rest}".rstrip()
-
-    for name in names:
-        summary = results["generators"][name]
-        rest = [results["methods"][o]["generators"][name] for o in others]
-        interval = summary.get("interval_95", {}).get("auc")
-        seen = "*" if name.split("/")[-1] in trained else ""
-        lines.append(line(name + seen, summary["n"], summary, interval, rest))
-    total = sum(s["n"] for s in results["generators"].values())
-    rest = [results["methods"][o]["macro"] for o in others]
-    lines.append(line("macro average", total, results["macro"], None, rest))
-    return "\n".join([*lines, "", *_notes(results, others)])
-
-
-def _percent(value: float | None, width: int) -> str:
-    return f"{'-':>{width}}" if value is None else f"{100 * value:{width}.2f}"
-
-
-def _notes(results: Mapping[str, Any], others: Sequence[str]) -> list[str]:
-    """What the figures of a table rest on."""
-    method = results["methods"][results["method"]]
-    counts, embedding = results["counts"], results["embedding"]
-    right = "on the right AUC of other methods; " if others else ""
-    notes = [
-        f"percent; ACC at P(fake) > {method['threshold']}; {right}"
-        "* trained on this generator",
-        f"protocol {results['protocol']['name']}: {results['protocol']['images']}",
-        f"{counts['in']} images = {counts['done']} done + {counts['failed']} failed; "
-        f"{_described(method['config'])}, towers {embedding['tower']['name']}, "
-        f"{embedding['dtype']}{_altered(embedding)}",
-        f"{results['method']}: {method['range']['text']}",
-    ]
-    notes += [
-        f"  failed: {files.printable(f['key'])}: {files.printable(f['error'])}"
-        for f in results["failures"][:5]
-    ]
-    if len(results["failures"]) > 5:
-        notes.append(f"  ... and {len(results['failures']) - 5} more in scores.csv")
-    if "seeds" in method:
-        spread = "; ".join(
-            f"{name} {100 * f['auc']['mean']:.2f} +- {100 * f['auc']['std']:.2f}"
-            for name, f in method["seeds"]["generators"].items()
-            if "auc" in f
-        )
-        notes.append(f"AUC over {method['seeds']['n']} seeds: {spread}")
-    return notes + [f"warning: {warning}" for warning in results["warnings"]]
-
-
-def _described(config: Mapping[str, Any]) -> str:
-    settings_of = leaves(config["training"]["settings"])
-    said = f"method {config['method']!r}"
-    name = settings_of.get("misalignment.name")
-    return f"{said}, misalignment {name!r}" if name else said
-
-
-def _altered(embedding: Mapping[str, Any]) -> str:
-    """What was done to the images before they were embedded, if anything."""
-    said = ""
-    perturb, neutralise = embedding["perturb"], embedding["neutralise"]
-    if perturb["name"] != "none":
-        said += f", perturbation {perturb['name']}:{perturb['severity']}"
-    if neutralise["quality"] or neutralise["size"]:
-        said += (
-            f", neutralised (JPEG quality {neutralise['quality'] or '-'}, side "
-            f"{neutralise['size'] or '-'})"
-        )
-    return said

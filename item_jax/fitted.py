@@ -13,30 +13,14 @@ One writer and one reader for all methods. Folders of version 0.1 are read too
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 
-from item_jax import (
-    __version__,
-    choices,
-    files,
-    heads,
-    methods,
-    misalignment,
-    settings,
-)
-from item_jax.config import leaves
+from item_jax import __version__, calibration, files, method_files, methods, settings
 from item_jax.embeddings import Embeddings
-
-SCHEMA = "item-method/1"
-SCHEMA_0_1 = "item-head/1"
-WEIGHTS, WEIGHTS_0_1 = "weights.safetensors", "head.safetensors"
 
 FEW = 1000
 """Fewer training images than this are called few in a verdict. Not in the paper, which
@@ -44,20 +28,6 @@ trains on 80,000."""
 
 TOY_TOWERS = ("c66c8e66340ec7c6ce985ac32cbb89b2afe76ff23e6fc5a892266a8fbab78248",)
 """`checkpoint_sha256` of the miniature's CLIP, which knows a toy world only."""
-
-_SHAPE: dict[str, Any] = {
-    "method": str,
-    "state": dict,
-    "threshold": (int, float),
-    "training.real": int,
-    "training.fake": int,
-    "training.split": str,
-    "training.generators": list,
-    "training.benchmarks": list,
-    "training.seed": int,
-    "training.settings": dict,
-    "training.records_sha256": str,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +37,8 @@ class FittedMethod:
     Attributes:
       config: the content of `config.json` without the state: `method`, `embedding`
         (see `item_jax.settings`), `threshold`, `training` {real, fake, split,
-        generators, benchmarks, seed, settings, records_sha256}.
+        generators, benchmarks, seed, settings, records_sha256}, and after `item-jax
+        calibrate` also `calibration` (see `item_jax.thresholds`).
       state: what its `fit` returned.
       module: the method.
     """
@@ -90,6 +61,11 @@ class FittedMethod:
     def threshold(self) -> float:
         """A P(fake) above it, not equal to it, says fake."""
         return self.config["threshold"]
+
+    @property
+    def calibration(self) -> dict[str, Any] | None:
+        """What threshold and temperature were fitted on, if they were."""
+        return self.config.get("calibration")
 
     def score(
         self, part: Embeddings, state: dict[str, Any] | None = None
@@ -121,6 +97,9 @@ class FittedMethod:
                 f"method {self.name!r}: P(fake) of {key!r} is {scores[wrong[0]]}, not "
                 "in [0, 1]"
             )
+        temperature = (self.calibration or {}).get("temperature")
+        if temperature is not None:
+            scores = calibration.apply_temperature(scores, temperature)
         return scores
 
     def range(self) -> dict[str, Any]:
@@ -128,8 +107,8 @@ class FittedMethod:
 
         Returns:
           `method`, `real` and `fake` (training images), `generators`, `benchmarks`,
-          `captioner`, `grounder` (ids or None), `toy_world` (bool), and all of it as a
-          sentence in `text`.
+          `captioner`, `grounder` (ids or None), `toy_world` (bool), `threshold`, and
+          all of it as a sentence in `text`.
         """
         t, e = self.config["training"], self.embedding
         ids = {
@@ -149,6 +128,12 @@ class FittedMethod:
         )
         if t["real"] + t["fake"] < FEW:
             text += "; few images"
+        c = self.calibration
+        if c:
+            text += (
+                f"; threshold for {100 * c['fpr']:g}% false alarms on {c['n_real']:,} "
+                f"real images of split {c['split']!r}"
+            )
         text += (
             "; a toy world, which says nothing about photographs"
             if toy
@@ -159,18 +144,19 @@ class FittedMethod:
             **{k: t[k] for k in ("real", "fake", "generators", "benchmarks")},
             **ids,
             "toy_world": toy,
+            "threshold": self.threshold,
             "text": text,
         }
 
     def save(self, folder: str | Path) -> None:
         """Writes the folder; each file is whole or absent, `config.json` comes last."""
         folder = Path(folder)
-        arrays, plain = _split(self.state)
-        with files.atomic_file(folder / WEIGHTS, binary=True) as f:
+        arrays, plain = method_files.split(self.state)
+        with files.atomic_file(folder / method_files.WEIGHTS, binary=True) as f:
             f.write(save(arrays))
         with files.atomic_file(folder / "README.md") as f:
             f.write(self.card())
-        head = {"schema": SCHEMA, "item_jax": __version__}
+        head = {"schema": method_files.SCHEMA, "item_jax": __version__}
         files.write_json(folder / "config.json", head | self.config | {"state": plain})
 
     @classmethod
@@ -187,25 +173,7 @@ class FittedMethod:
             field or tensor. Or if it names a module and may not.
         """
         folder = Path(folder)
-        path = folder / "config.json"
-        if not path.is_file():
-            raise ValueError(f"no fitted method in {folder}: config.json is missing")
-        config = files.read_json(path)
-        weights = folder / WEIGHTS
-        if config.get("schema") == SCHEMA_0_1:
-            config, weights = _upgrade(config, path), folder / WEIGHTS_0_1
-        elif config.get("schema") != SCHEMA:
-            raise ValueError(
-                f"{path} is of schema {config.get('schema')!r}; this version reads "
-                f"{SCHEMA!r} and {SCHEMA_0_1!r}"
-            )
-        _check_config(config, path)
-        if not modules:
-            _refuse_modules(config, path)
-        arrays = _read_arrays(weights)
-        if weights.name == WEIGHTS_0_1:
-            arrays = {f"params.{name}": value for name, value in arrays.items()}
-        state = _merged(config.pop("state"), arrays, weights)
+        config, state = method_files.read(folder, modules=modules)
         module = methods.get(config["method"])
         if hasattr(module, "check"):
             try:
@@ -220,7 +188,7 @@ class FittedMethod:
         t, tower, about = self.config["training"], self.embedding["tower"], self.range()
         state = "\n".join(
             f"- {name}: `{value}`"
-            for name, value in _split(self.state)[1].items()
+            for name, value in method_files.split(self.state)[1].items()
             if value != {}
         )
         toy = (
@@ -247,116 +215,6 @@ trained on, on the captions it is given, and on how an image was resized and com
 """
 
 
-def _check_config(config: Mapping[str, Any], path: Path) -> None:
-    for name, kind in _SHAPE.items():
-        files.field(config, name, kind, path)
-    settings.check(config, path)
-    for name in ("generators", "benchmarks"):
-        if not all(isinstance(value, str) for value in config["training"][name]):
-            raise ValueError(f"{path}: 'training.{name}' is not a list of names")
-    threshold = config["threshold"]
-    if not (math.isfinite(threshold) and 0 <= threshold <= 1):
-        raise ValueError(f"{path}: threshold {threshold} is not in [0, 1]")
-
-
-def _refuse_modules(config: Mapping[str, Any], path: Path) -> None:
-    """Refuses names of modules that are not the package's own, before any import."""
-    state = leaves({"state": config["state"]})
-    tables = {
-        "method": (config["method"], methods.names()),
-        "state.misalignment.name": (
-            state.get("state.misalignment.name", "item"),
-            list(misalignment.MISALIGNMENTS),
-        ),
-        "state.head.name": (state.get("state.head.name", "mlp"), list(heads.HEADS)),
-        "embedding.tower.family": (
-            config["embedding"]["tower"]["family"],
-            ["", *choices.modules("item_jax.towers")],
-        ),
-    }
-    for field, (name, ours) in tables.items():
-        if name not in ours:
-            raise ValueError(
-                f"{path}: {field} names code that is not part of item_jax: {name!r}. "
-                "If you trust it, download the folder and load it from there"
-            )
-
-
-def _split(state: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Splits a state into arrays by dotted name and the rest, which JSON can hold."""
-    arrays: dict[str, np.ndarray] = {}
-    plain: dict[str, Any] = {}
-    for name, value in state.items():
-        if "." in name:
-            raise ValueError(f"a name in a state must not have a dot: {name!r}")
-        if isinstance(value, Mapping):
-            inner, rest = _split(value)
-            arrays |= {f"{name}.{key}": array for key, array in inner.items()}
-            if rest or not inner:
-                plain[name] = rest
-        elif hasattr(value, "dtype"):
-            arrays[name] = np.ascontiguousarray(value)
-        else:
-            plain[name] = value
-    return arrays, plain
-
-
-def _merged(plain: dict[str, Any], arrays: dict[str, np.ndarray], path: Path) -> dict:
-    """Puts what `_split` took apart together again."""
-    for name, value in arrays.items():
-        *above, leaf = name.split(".")
-        place = plain
-        for part in above:
-            place = place.setdefault(part, {})
-            if not isinstance(place, dict):
-                raise ValueError(f"{path}: tensor {name!r} has no place in the state")
-        place[leaf] = value
-    return plain
-
-
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise ValueError(f"no fitted method in {path.parent}: {path.name} is missing")
-    try:
-        arrays = load_file(path)
-    except (SafetensorError, OSError, ValueError, KeyError) as e:
-        raise ValueError(f"{path} is damaged: {e}") from e
-    for name, value in arrays.items():
-        if not (np.issubdtype(value.dtype, np.number) and np.isfinite(value).all()):
-            raise ValueError(
-                f"{path}: tensor {name!r} holds numbers that are not finite"
-            )
-    return arrays
-
-
-def _upgrade(old: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Brings the `config.json` of version 0.1 into today's form."""
-    try:
-        towers, training = old["towers"], old["training"]
-        chosen = training["settings"]["generators"]
-        return {
-            "method": "item",
-            "state": {"misalignment": old["misalignment"], "head": old["head"]},
-            "embedding": settings.upgrade(
-                old["embedding"], tower=towers["name"], embed_dim=towers["embed_dim"]
-            ),
-            "threshold": old["threshold"],
-            "training": training
-            | {
-                "benchmarks": [],  # not recorded then
-                "settings": {
-                    "misalignment": old["misalignment"],
-                    "head": {k: old["head"][k] for k in ("name", "hidden_dim")},
-                    "train": training["settings"],
-                },
-                "only": chosen,
-            },
-        }
-    except (KeyError, TypeError, AttributeError, ValueError) as e:
-        detail = f"{e.args[0]!r} is missing" if isinstance(e, KeyError) else e
-        raise ValueError(f"{path}: {detail}") from e
-
-
 def load_seeds(folder: str | Path) -> list[FittedMethod]:
     """Loads a method and its further seeds, in the order of the seeds.
 
@@ -371,8 +229,16 @@ def load_seeds(folder: str | Path) -> list[FittedMethod]:
 
     def but_for_the_seed(fitted: FittedMethod) -> dict[str, Any]:
         training = fitted.config["training"] | {"seed": None}
-        config = {k: v for k, v in fitted.config.items() if k != "item_jax"}
-        return config | {"training": training, "state": _split(fitted.state)[1]}
+        # Each seed has a threshold of its own after `item-jax calibrate`.
+        own = (
+            "item_jax",
+            *(("threshold", "calibration") if fitted.calibration else ()),
+        )
+        config = {k: v for k, v in fitted.config.items() if k not in own}
+        return config | {
+            "training": training,
+            "state": method_files.split(fitted.state)[1],
+        }
 
     for place, fitted in zip(others, loaded[1:]):
         if but_for_the_seed(fitted) != but_for_the_seed(loaded[0]):

@@ -5,12 +5,11 @@ Every function takes `labels`, integers [N], real 0 and fake 1, and `scores`, fl
 P(fake) in [0, 1]. Every figure is a fraction in [0, 1], a plain `float`, or None where
 it is not defined, as the area under a curve is not with one class only. Arrays of
 different lengths, labels other than 0 and 1, and scores that are NaN or infinite raise
-ValueError, which names the first offender.
+ValueError, which names the first offender. Intervals and tests are in
+`item_jax.statistics` and `item_jax.paired`, thresholds in `item_jax.calibration`.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -22,14 +21,12 @@ THRESHOLD = 0.5
 FALSE_POSITIVE_RATES = (0.01, 0.05, 0.1)
 """Where `summary` gives the true positive rate. Not in the paper."""
 
-Metric = Callable[[np.ndarray, np.ndarray], float | None]
-
 
 def accuracy(
     labels: ArrayLike, scores: ArrayLike, *, threshold: float = THRESHOLD
 ) -> float | None:
     """Share of the images that are called rightly; None without images."""
-    labels, scores = _check(labels, scores)
+    labels, scores = check(labels, scores)
     return _mean((scores > threshold) == (labels == 1))
 
 
@@ -40,7 +37,7 @@ def class_accuracy(
 
     None for a class without images.
     """
-    labels, scores = _check(labels, scores)
+    labels, scores = check(labels, scores)
     fake = scores > threshold
     return _mean(~fake[labels == 0]), _mean(fake[labels == 1])
 
@@ -50,13 +47,13 @@ def average_precision(labels: ArrayLike, scores: ArrayLike) -> float | None:
 
     None unless both classes are present.
     """
-    labels, scores = _check(labels, scores)
+    labels, scores = check(labels, scores)
     return float(average_precision_score(labels, scores)) if _both(labels) else None
 
 
 def roc_auc(labels: ArrayLike, scores: ArrayLike) -> float | None:
     """Area under the ROC curve; None unless both classes are present."""
-    labels, scores = _check(labels, scores)
+    labels, scores = check(labels, scores)
     return float(roc_auc_score(labels, scores)) if _both(labels) else None
 
 
@@ -73,7 +70,7 @@ def tpr_at_fpr(labels: ArrayLike, scores: ArrayLike, fpr: float) -> float | None
     Returns:
       The true positive rate; None unless both classes are present.
     """
-    labels, scores = _check(labels, scores)
+    labels, scores = check(labels, scores)
     if not 0 <= fpr <= 1:
         raise ValueError(f"fpr {fpr!r} is not a fraction in [0, 1]")
     if not _both(labels):
@@ -88,7 +85,7 @@ def equal_error_rate(labels: ArrayLike, scores: ArrayLike) -> float | None:
     The curve is a chain of straight lines, so the point is interpolated. None unless
     both classes are present.
     """
-    labels, scores = _check(labels, scores)
+    labels, scores = check(labels, scores)
     if not _both(labels):
         return None
     false, true, _ = roc_curve(labels, scores, drop_intermediate=False)
@@ -111,7 +108,7 @@ def expected_calibration_error(
       The error; None without images, or if scores leave [0, 1] and so are no
       probabilities.
     """
-    labels, scores = _check(labels, scores)
+    labels, scores = check(labels, scores)
     if bins < 1:
         raise ValueError(f"bins {bins!r} is not a number >= 1")
     if len(scores) == 0 or scores.min() < 0 or scores.max() > 1:
@@ -131,7 +128,7 @@ def summary(
       `tpr_at_fpr_1`, `_5` and `_10` (at 1, 5 and 10 % false alarms), `ece`; None where
       undefined.
     """
-    labels, scores = _check(labels, scores)
+    labels, scores = check(labels, scores)
     r_acc, f_acc = class_accuracy(labels, scores, threshold=threshold)
     return {
         "n": len(labels),
@@ -151,54 +148,12 @@ def summary(
     }
 
 
-def bootstrap(
-    labels: ArrayLike,
-    scores: ArrayLike,
-    metric: Metric,
-    *,
-    samples: int = 200,
-    seed: int = 0,
-    level: float = 0.95,
-) -> tuple[float, float] | None:
-    """Confidence interval of a metric by the stratified percentile bootstrap.
+def check(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Returns labels, int64 `[N]`, and scores, float64 `[N]`.
 
-    The images are drawn again with replacement, the real ones and the fake ones apart,
-    so that every sample has the classes of the whole.
-
-    Args:
-      labels: integers [N], real 0 and fake 1.
-      scores: floats [N].
-      metric: a function of labels and scores, such as `average_precision`.
-      samples: how many times to draw.
-      seed: of the draws; the same seed gives the same interval.
-      level: share of the draws inside the interval, in (0, 1).
-
-    Returns:
-      (low, high); None where the metric is not defined.
+    Raises:
+      ValueError: as described at the top.
     """
-    labels, scores = _check(labels, scores)
-    if samples < 1 or not 0 < level < 1:
-        raise ValueError(
-            f"samples {samples!r} and level {level!r}; allowed: samples >= 1 and "
-            "0 < level < 1"
-        )
-    if metric(labels, scores) is None:
-        return None
-    generator = np.random.default_rng(seed)
-    classes = [np.flatnonzero(labels == label) for label in (0, 1)]
-    values = []
-    for _ in range(samples):
-        drawn = np.concatenate(
-            [c[generator.integers(0, len(c), len(c))] for c in classes if len(c)]
-        )
-        values.append(metric(labels[drawn], scores[drawn]))
-    low, high = np.quantile(
-        np.array(values, np.float64), [(1 - level) / 2, (1 + level) / 2]
-    )
-    return float(low), float(high)
-
-
-def _check(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     labels, scores = np.asarray(labels), np.asarray(scores, dtype=np.float64)
     if labels.ndim != 1 or scores.ndim != 1 or len(labels) != len(scores):
         raise ValueError(

@@ -273,11 +273,15 @@ def _compare(
     there = fitted_lib.load_seeds(folder)
     old, new = leaves(there[0].config), leaves(json.loads(json.dumps(wanted)))
     old["seeds"], new["seeds"] = len(there), seeds
+    if there[0].calibration:  # its threshold came later, from `item-jax calibrate`
+        old["threshold"] = there[0].calibration["uncalibrated_threshold"]
     ignored = ("schema", "item_jax", "embedding.tower.name")
     differing = [
         f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
         for name in dict.fromkeys((*old, *new))
-        if old.get(name) != new.get(name) and name not in ignored
+        if old.get(name) != new.get(name)
+        and name not in ignored
+        and not name.startswith("calibration.")
     ]
     if not differing:
         return there

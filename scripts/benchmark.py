@@ -8,7 +8,8 @@ onnxscript and onnxruntime add a peer of the towers on CPU.
     python scripts/benchmark.py --suite all --json scripts/benchmark_results/cpu.json
     python scripts/benchmark.py --table scripts/benchmark_results/cpu.json
 
-Suites: towers, embedding, head, growth, devices. On a GPU add --dtype bfloat16.
+Suites: towers, embedding, head, growth, devices, statistics. On a GPU add --dtype
+bfloat16.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-SUITES = ("towers", "embedding", "head", "growth", "devices")
+SUITES = ("towers", "embedding", "head", "growth", "devices", "statistics")
 
 
 def machine() -> dict[str, Any]:

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from item_jax import evaluate, plots
+from item_jax import plots
 from item_jax.cache import EmbeddingCache
 from item_jax.embed import embed_records
 from item_jax.evaluate import evaluate_methods
 from item_jax.records import Record
+from item_jax.tables import table
 from item_jax.train import fit_method, training_set
 
 
@@ -56,7 +57,7 @@ def test_figures_are_scikit_learns(trained, tmp_path):
         assert 0 <= low <= found["auc"] <= high <= 1
         constant = results["methods"]["constant"]["generators"][name]
         assert constant["acc"] == pytest.approx((y == 0).mean())
-        assert constant["auc"] == 0.5
+        assert constant["auc"] is None, "equal scores rank nothing"
     macro = np.mean([results["generators"][n]["ap"] for n in ("gan", "vae")])
     assert results["macro"]["ap"] == pytest.approx(macro)
     assert results["methods"]["head"]["seeds"]["n"] == 2
@@ -70,7 +71,7 @@ def test_figures_are_scikit_learns(trained, tmp_path):
 
 def test_the_table_says_it_all(trained):
     cache, fitted, config = trained
-    text = evaluate.table(evaluate_methods(cache, fitted, config))
+    text = table(evaluate_methods(cache, fitted, config))
     for words in (
         *("generator", "vae*", "gan*", "macro average", "cosine", "caption"),
         *("13 images = 12 done + 1 failed", "gone.png: image: ", "over 2 seeds"),
@@ -92,7 +93,7 @@ def test_the_threshold_is_the_methods_own_and_strict(trained):
         assert "interval_95" not in figures
     assert "seeds" not in strict["methods"]["head"]
     assert strict["methods"]["head"]["threshold"] == 1.0
-    assert "ACC at P(fake) > 1.0" in evaluate.table(strict)
+    assert "ACC at P(fake) > 1.0" in table(strict)
 
 
 def test_one_class_only_is_undefined_not_wrong(trained, photos, towers, tmp_path):
@@ -114,7 +115,7 @@ def test_one_class_only_is_undefined_not_wrong(trained, photos, towers, tmp_path
     for method in results["methods"].values():
         assert method["macro"] == {}, "a group of one class is in no average"
     assert results["single_class"] == {"gan": "fake", "vae": "fake"}
-    text = evaluate.table(results)
+    text = table(results)
     assert "warning: gan has only fake images" in text and "macro average" in text
 
 
@@ -184,7 +185,7 @@ def test_a_train_and_a_test_that_differ_is_a_warning_that_stays(
         "captioner: head has none, found 'llava'",
     ):
         assert words in results["warnings"]
-        assert f"warning: {words}" in evaluate.table(results)
+        assert f"warning: {words}" in table(results)
     written = json.loads((tmp_path / "results.json").read_text())
     assert written["warnings"] == results["warnings"]
 
@@ -194,7 +195,7 @@ def test_the_range_of_the_head_is_in_the_results(trained):
     results = evaluate_methods(cache, fitted, config)
     about = results["methods"]["head"]["range"]
     assert (about["real"], about["fake"], about["benchmarks"]) == (6, 6, ["own"])
-    assert about["text"] in evaluate.table(results)
+    assert about["text"] in table(results)
 
 
 def test_figures_are_drawn(trained):
@@ -218,3 +219,112 @@ def test_many_generators_are_drawn_sideways(trained):
     figure = plots.auc_bars(results)
     assert figure.get_size_inches()[0] <= 8
     assert len(figure.axes[0].get_yticklabels()) == 19
+
+
+@pytest.fixture(scope="module")
+def compared(trained):
+    cache, fitted, config = trained
+    return evaluate_methods(cache, fitted, config)
+
+
+def test_averages_and_differences_have_intervals(compared):
+    methods = compared["methods"]
+    for name, method in methods.items():
+        for figure, (low, high) in method["macro_interval_95"].items():
+            assert 0 <= low <= high <= 1
+            least = method["minimum"][figure]
+            figures = [g[figure] for g in method["generators"].values()]
+            assert least["value"] == pytest.approx(min(figures))
+            own = method["generators"][least["generator"]]
+            assert own[figure] == pytest.approx(least["value"])
+        assert ("difference" in method) == (name != "head")
+    assert set(methods["head"]["macro_interval_95"]) == {"acc", "ap", "auc"}
+    difference = methods["cosine"]["difference"]
+    assert difference["to"] == "head"
+    tests = {"acc": "McNemar", "ap": "paired bootstrap", "auc": "DeLong"}
+    for name, figures in difference["generators"].items():
+        for figure, entry in figures.items():
+            expected = methods["cosine"]["generators"][name][figure]
+            expected -= methods["head"]["generators"][name][figure]
+            assert entry["value"] == pytest.approx(expected)
+            assert entry["test"] == tests[figure]
+            assert entry["p"] is None or 0 < entry["p"] <= entry["p_holm"] <= 1
+            low, high = entry["interval_95"]
+            assert low <= high
+    macro = difference["macro"]["auc"]
+    expected = methods["cosine"]["macro"]["auc"] - methods["head"]["macro"]["auc"]
+    assert macro["value"] == pytest.approx(expected)
+    for spread in methods["head"]["seeds"]["generators"].values():
+        assert set(spread["auc"]) == {"mean", "std", "interval_95"}
+    assert set(methods["head"]["seeds"]["macro"]) == {"acc", "ap", "auc"}
+
+
+def test_equal_scores_are_left_out_by_name_with_the_reason(compared):
+    constant = compared["methods"]["constant"]
+    why = "all scores are equal, which ranks nothing"
+    assert constant["left_out"] == {"gan": why, "vae": why}
+    assert "auc" not in constant["macro"] and "acc" in constant["macro"]
+    assert set(constant["difference"]["macro"]) == {"acc"}
+    text = table(compared)
+    assert f"left out: AP and AUC of constant on gan, vae: {why}" in text
+
+
+def test_one_image_of_a_class_is_in_no_average(trained, photos, towers, tmp_path):
+    _, fitted, config = trained
+    root, records = photos
+    seen = set()
+    kept = []
+    for r in records:
+        if r.split == "test" and (r.generator, r.label) == ("gan", "real"):
+            if seen:
+                continue
+            seen.add(r.key)
+        kept.append(r)
+    cache = embed_records(kept, towers, config, images=root, folder=tmp_path)
+    results = evaluate_methods(cache, fitted, config)
+    head = results["methods"]["head"]
+    assert head["generators"]["gan"]["auc"] is None
+    assert head["generators"]["gan"]["interval_95"]["acc"] is None
+    assert head["macro"]["auc"] == head["generators"]["vae"]["auc"]
+    assert head["macro"]["acc"] == head["generators"]["vae"]["acc"]
+    assert head["left_out"]["gan"].startswith("1 real image; at least 2")
+    assert "AP and AUC of head on gan: 1 real image" in table(results)
+
+
+def test_the_direction_of_the_cosine_is_measured(trained, compared, tmp_path):
+    cache, fitted, config = trained
+    evaluate_methods(cache, fitted, config, folder=tmp_path)
+    with open(tmp_path / "scores.csv", newline="") as f:
+        rows = [r for r in csv.DictReader(f) if r["status"] == "done"]
+    for name, means in compared["cosine"].items():
+        for label in ("real", "fake"):
+            own = [
+                float(r["cosine"])
+                for r in rows
+                if (r["generator"], r["label"]) == (name, label)
+            ]
+            assert means[label] == pytest.approx(np.mean(own), abs=1e-5)
+        assert means["difference"] == pytest.approx(means["fake"] - means["real"])
+        low, high = means["interval_95"]
+        assert low <= means["difference"] <= high
+        sign = "higher" if low > 0 else "lower" if high < 0 else "undecided"
+        assert means["direction"] == sign
+
+
+def test_the_table_stays_within_100_columns(compared):
+    """With long names and many images; notes may be longer."""
+    long = "a-benchmark-with-a-long-name/and-a-generator-with-one-too"
+    results = json.loads(json.dumps(compared))
+    first = results["methods"].pop("head")
+    for method in [first, *results["methods"].values()]:
+        some = method["generators"].pop("gan")
+        method["generators"][long] = some | {"n": 1_234_567}
+        method["left_out"] = {}
+    results["methods"] = {long: first} | results["methods"]
+    results["methods"][long + "2"] = results["methods"].pop("cosine")
+    results["method"], results["generators"] = long, first["generators"]
+    results["cosine"][long] = results["cosine"].pop("gan")
+    lines = table(results).partition("\npercent; ")[0].splitlines()
+    assert len(lines) == 2 + 2 + 2 + 4
+    assert max(map(len, lines)) <= 100, max(lines, key=len)
+    assert "a-benchmark-with-a-lo..." in lines[2]

@@ -13,21 +13,22 @@ PACKAGE = Path(__file__).parent.parent / "item_jax"
 STOREYS = [
     {"choices", "files", "workdir", "signatures"},
     {"config", "settings", "records", "join", "images", "views", "perturb", "budget"}
-    | {"neutralise", "metrics", "progress", "protocol", "headers"},
-    {"sharding", "misalignment", "heads", "datasets", "audit"},
+    | {"neutralise", "metrics", "progress", "protocol", "headers", "pixel_probe"}
+    | {"resampling", "statistics", "paired", "calibration", "comparison", "tables"},
+    {"sharding", "misalignment", "heads", "datasets", "audit", "audit_report"},
     {"towers", "testing"},
     {"embeddings", "pipeline", "shards", "cache"},
     {"training_loop", "embed"},
     {"methods"},
-    {"fitted"},
-    {"train", "evaluate"},
+    {"fitted", "method_files"},
+    {"train", "evaluate", "thresholds"},
     {"detector"},
     {"plots"},
     {"commands"},
     {"__main__"},
 ]
 NO_TOWERS = {"pipeline", "cache", "shards", "embeddings", "methods", "evaluate"}
-NO_JAX = STOREYS[0] | STOREYS[1] | {"datasets", "audit"}
+NO_JAX = STOREYS[0] | STOREYS[1] | {"datasets", "audit", "audit_report"}
 # `item-jax demo` runs the other commands as a person would.
 UP = {("commands/demo.py", "__main__")}
 FOREIGN = {"torch", "tensorflow", "torchvision"}

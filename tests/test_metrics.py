@@ -12,7 +12,6 @@ from item_jax import metrics
 from item_jax.metrics import (
     accuracy,
     average_precision,
-    bootstrap,
     class_accuracy,
     equal_error_rate,
     expected_calibration_error,
@@ -214,14 +213,12 @@ def test_one_class_only(label, count, missing):
     }
     for curve in CURVES:
         assert curve(labels, scores) is None
-        assert bootstrap(labels, scores, curve) is None
 
 
 def test_no_images():
     result = summary([], [])
     assert result["n"] == result["n_real"] == result["n_fake"] == 0
     assert all(value is None for key, value in result.items() if key[0:1] != "n")
-    assert bootstrap([], [], accuracy) is None
 
 
 def test_lists_booleans_and_float_labels_are_the_same():
@@ -229,59 +226,6 @@ def test_lists_booleans_and_float_labels_are_the_same():
     assert summary(LABELS.tolist(), SCORES.tolist()) == expected
     assert summary(LABELS == 1, SCORES) == expected
     assert summary(LABELS.astype(float), SCORES) == expected
-
-
-# ---------------------------------------------------------------------- bootstrap
-
-
-def test_bootstrap_is_repeatable_and_around_the_value():
-    labels, scores = random_case(0)
-    for metric in (accuracy, *CURVES, expected_calibration_error):
-        low, high = bootstrap(labels, scores, metric, samples=40)
-        assert type(low) is type(high) is float and low < high
-        assert bootstrap(labels, scores, metric, samples=40) == (low, high)
-        assert bootstrap(labels, scores, metric, samples=40, seed=1) != (low, high)
-    low, high = bootstrap(labels, scores, roc_auc)
-    assert low < roc_auc(labels, scores) < high
-    narrow = bootstrap(labels, scores, roc_auc, level=0.5)
-    assert low < narrow[0] < narrow[1] < high
-
-
-def test_bootstrap_keeps_the_classes():
-    seen = []
-
-    def metric(labels, scores):
-        seen.append((int((labels == 0).sum()), int((labels == 1).sum())))
-        assert ((scores > 0.5) == (labels == 1)).all()  # a score stays with its label
-        return 0.0
-
-    assert bootstrap([0, 0, 0, 1], [0.1, 0.2, 0.3, 0.9], metric, samples=50) == (0, 0)
-    assert set(seen) == {(3, 1)} and len(seen) == 51
-
-
-def test_bootstrap_of_a_share_is_as_wide_as_the_binomial():
-    scores = np.r_[np.full(800, 0.1), np.full(200, 0.9)]  # 1000 reals, 80 % right
-    low, high = bootstrap(np.zeros(1000), scores, accuracy, samples=2000)
-    half = 1.96 * np.sqrt(0.8 * 0.2 / 1000)
-    assert (low, high) == pytest.approx((0.8 - half, 0.8 + half), abs=0.004)
-
-
-def test_bootstrap_covers_the_truth():
-    """Of 95 % intervals about 95 % hold the true value, here known."""
-    rng = np.random.default_rng(0)
-    labels = np.repeat([0, 1], 100)
-    covered = 0
-    for trial in range(150):
-        scores = rng.normal(labels)  # P(score of a fake > 0.5) = 0.6915, of a real less
-        low, high = bootstrap(labels, scores, accuracy, samples=100, seed=trial)
-        covered += low <= 0.69146 <= high
-    assert 0.88 <= covered / 150 <= 0.99
-
-
-def test_bootstrap_arguments():
-    for options in ({"samples": 0}, {"level": 0.0}, {"level": 95}):
-        with pytest.raises(ValueError, match="samples >= 1 and 0 < level < 1"):
-            bootstrap(LABELS, SCORES, accuracy, **options)
 
 
 # ------------------------------------------------------------------------- refusals
@@ -293,7 +237,6 @@ ALL = [
     expected_calibration_error,
     summary,
     lambda labels, scores: tpr_at_fpr(labels, scores, 0.1),
-    lambda labels, scores: bootstrap(labels, scores, accuracy),
 ]
 
 

@@ -17,7 +17,7 @@ from item_jax import files
 
 NAMES = (
     *("demo", "index", "audit", "build-dataset", "embed", "train", "evaluate"),
-    *("predict", "config", "check"),
+    *("calibrate", "predict", "config", "check"),
 )
 """The commands in the order of `item-jax --help`."""
 

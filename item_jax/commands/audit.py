@@ -8,8 +8,8 @@ from item_jax import files
 from item_jax.commands import LAYOUT, configured, find_images, option, say
 
 HELP = (
-    "Say what the files of real and fake images give away by their formats, sizes and "
-    "headers, and how far a classifier gets with that alone."
+    "Say what the files of real and fake images give away by formats, sizes, headers "
+    "and pixel statistics, and how far a classifier gets with that alone."
 )
 EXAMPLE = (
     "item-jax audit data/CNN_synth_testset --benchmark forensynths\n"
@@ -20,12 +20,18 @@ OPTIONS = (
     option("root", metavar="ROOT", help="folder of the images"),
     *LAYOUT,
     option("--records", help="records.jsonl; instead of reading the folder"),
+    option(
+        "--no-pixels",
+        action="store_true",
+        help="headers alone: nothing is decoded, which is much faster",
+    ),
     option("--json", help="write everything found to this file"),
 )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from item_jax.audit import audit, text
+    from item_jax.audit import audit
+    from item_jax.audit_report import text
 
     c = configured(arguments)
     if arguments.records:
@@ -42,6 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         real_sources=sources,
         quality=c.neutralise.quality,
         size=c.neutralise.size,
+        pixels=not arguments.no_pixels,
         threads=c.embed.threads,
         max_pixels=c.data.max_pixels,
     )

@@ -50,9 +50,10 @@ OPTIONS = (
 def run(arguments: argparse.Namespace) -> int:
     from item_jax import settings
     from item_jax.cache import EmbeddingCache
-    from item_jax.evaluate import evaluate_methods, table
+    from item_jax.evaluate import evaluate_methods
     from item_jax.fitted import load_seeds
     from item_jax.sharding import enable_compilation_cache, is_main_process
+    from item_jax.tables import table
 
     if not is_main_process():  # arithmetic on the cache: one process is enough
         return 0

@@ -125,7 +125,7 @@ def _verdict_text(row: dict[str, Any], threshold: float) -> str:
         return f"{row['image']}: failed: {files.printable(row['error'])}"
     lines = [
         f"{row['image']}: {row['verdict']}, P(fake) = {row['p_fake']:.3f} "
-        f"(fake above {threshold}), cosine {row['cosine']:+.3f}",
+        f"(fake above {threshold:.4g}), cosine {row['cosine']:+.3f}",
         f"  caption: {files.printable(row['caption'])}",
     ]
     if row.get("p_fake_without_global") is not None:
