@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import importlib
 import importlib.metadata
 import os
@@ -17,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import item_jax
+from item_jax.files import folder_digest
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 VERSIONS = ("torch", "transformers", "pillow", "numpy", "nltk")
@@ -132,26 +132,6 @@ def _commit(repository: str, revision: str) -> str:
     return Path(path).parent.name if isinstance(path, str) else revision
 
 
-def folder_digest(folder: str | Path) -> str:
-    """Returns a digest of a checkpoint's files: names, sizes and content.
-
-    Of a file above 4 MiB it covers the first and the last MiB: eight processes that
-    start together should not read 7 GB each to tell two models apart.
-    """
-    state = hashlib.sha256()
-    for path in sorted(p for p in Path(folder).iterdir() if p.is_file()):
-        size = path.stat().st_size
-        state.update(f"{path.name} {size}\n".encode())
-        with open(path, "rb") as f:
-            if size <= 4 << 20:
-                state.update(f.read())
-            else:
-                state.update(f.read(1 << 20))
-                f.seek(-(1 << 20), os.SEEK_END)
-                state.update(f.read())
-    return state.hexdigest()
-
-
 def require(name: str, purpose: str) -> ModuleType:
     """Imports a library that only the sidecars need.
 
@@ -173,10 +153,29 @@ def require(name: str, purpose: str) -> ModuleType:
 
 
 def precision(dtype: str, device: Any, fast: str = "float16") -> str:
-    """Returns a dtype; "auto" means `fast` on a GPU and float32 on a CPU."""
+    """Returns a dtype; "auto" means `fast` on a GPU and float32 on a CPU.
+
+    Args:
+      dtype: of the command line, one of `DTYPES`.
+      device: a torch.device.
+      fast: the model's own. float16 suits BLIP, BLIP-2 with OPT and LLaVA, which were
+        released in it; in other models it overflows (Gemma 3 says nothing, Qwen2.5-VL
+        "!!!"), see `released_dtype`.
+    """
     if dtype != "auto":
         return dtype
     return fast if device.type == "cuda" else "float32"
+
+
+def released_dtype(config: Any) -> str:
+    """Returns the 16-bit dtype that suits a checkpoint: its own, or bfloat16.
+
+    Args:
+      config: of transformers. Only a model that was released in float16 runs in it.
+    """
+    texts = [config, getattr(config, "text_config", None)]
+    found = {str(getattr(c, "dtype", None)).removeprefix("torch.") for c in texts if c}
+    return "float16" if "float16" in found and "bfloat16" not in found else "bfloat16"
 
 
 def device(local_rank: int) -> Any:
