@@ -47,8 +47,8 @@ _MODULES = (
     *("audit", "cache", "choices", "config", "datasets", "detector", "embed"),
     *("embeddings", "evaluate", "files", "fitted", "heads", "images", "join"),
     *("methods", "metrics", "misalignment", "neutralise", "perturb", "pipeline"),
-    *("plots", "protocol", "records", "settings", "sharding", "shards", "testing"),
-    *("towers", "train", "training_loop", "views", "workdir"),
+    *("plots", "protocol", "records", "settings", "sharding", "shards", "sidecar_runs"),
+    *("testing", "towers", "train", "training_loop", "views", "workdir"),
 )
 __all__ = [*_PUBLIC, *_MODULES]
 

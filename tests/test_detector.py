@@ -110,7 +110,7 @@ def test_the_evidence_is_drawn(trained, photos):
     figure = plots.evidence(images.read_image(root, records[2].key), explanation)
     labels = [t.get_text() for t in figure.axes[1].get_yticklabels()]
     assert len(figure.axes[0].patches) == 2
-    assert labels[0] == "as it is" and labels[3].startswith("without thing 1 (cos")
+    assert labels[0] == "as it is" and labels[3].startswith("without 2: thing 1\n(cos")
 
 
 def test_saved_again(trained, photos, tmp_path):

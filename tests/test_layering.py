@@ -13,7 +13,8 @@ PACKAGE = Path(__file__).parent.parent / "item_jax"
 STOREYS = [
     {"choices", "files", "workdir", "signatures"},
     {"config", "settings", "records", "join", "images", "views", "perturb", "budget"}
-    | {"neutralise", "metrics", "progress", "protocol", "headers"},
+    | {"neutralise", "metrics", "progress", "protocol", "headers"}
+    | {"sidecar_runs"},
     {"sharding", "misalignment", "heads", "datasets", "audit"},
     {"towers", "testing"},
     {"embeddings", "pipeline", "shards", "cache"},
@@ -28,8 +29,8 @@ STOREYS = [
 ]
 NO_TOWERS = {"pipeline", "cache", "shards", "embeddings", "methods", "evaluate"}
 NO_JAX = STOREYS[0] | STOREYS[1] | {"datasets", "audit"}
-# `item-jax demo` runs the other commands as a person would.
-UP = {("commands/demo.py", "__main__")}
+# `item-jax demo` and `item-jax fit` run the other commands as a person would.
+UP = {("commands/demo.py", "__main__"), ("commands/fit.py", "__main__")}
 FOREIGN = {"torch", "tensorflow", "torchvision"}
 
 
