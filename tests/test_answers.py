@@ -164,6 +164,15 @@ def test_the_dtype_on_a_gpu(name, adapter, expected, tmp_path, monkeypatch):
     assert asked == [expected]
 
 
+def test_a_model_that_does_not_fit_is_refused_with_both_numbers(tmp_path, monkeypatch):
+    model = tiny_sidecars.blip(tmp_path)
+    size = (model / "model.safetensors").stat().st_size
+    monkeypatch.setattr(models, "memory", lambda device: size - 1)
+    with pytest.raises(ValueError, match=r"needs .* GiB.*in float32.*cpu has .* GiB"):
+        make(model)
+    assert make(model, "--dtype", "bfloat16").settings["dtype"] == "bfloat16"
+
+
 # ------------------------------------------------------------------- decoding settings
 
 

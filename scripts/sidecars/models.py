@@ -101,10 +101,28 @@ class Checkpoint:
             transformers 5 uses that of the configuration, which means 14 GB of float32
             for blip2-opt-2.7b.
           device: a torch.device.
+
+        Raises:
+          ValueError: when the weights are here and do not fit the device's memory.
         """
         torch = require("torch", "captions and boxes")
+        self._check_memory(dtype, device)
         model = self.load(cls, dtype=getattr(torch, dtype), use_safetensors=True)
         return model.to(device).eval()
+
+    def _check_memory(self, dtype: str, device: Any) -> None:
+        """Refuses weights that cannot fit, before minutes of loading end in a kill."""
+        stored = str(getattr(self.config, "dtype", None) or "float32")
+        sizes = [p.stat().st_size for p in Path(self.source).glob("*.safetensors")]
+        # Of a model on the Hub the size is not known before it is downloaded.
+        needed = sum(sizes) * _BYTES[dtype] / _BYTES.get(stored.split(".")[-1], 4)
+        found = memory(device)
+        if found is not None and needed > found:
+            raise ValueError(
+                f"model {self.source!r} needs {needed / 2**30:.1f} GiB for its weights "
+                f"in {dtype}, and this {device.type} has {found / 2**30:.1f} GiB: use "
+                "a smaller model, another machine, or a 16-bit --dtype"
+            )
 
     def image_processor(self) -> Any:
         """Loads the image processor on Pillow: torchvision resizes differently."""
@@ -118,6 +136,19 @@ class Checkpoint:
         """Loads the tokenizer."""
         transformers = require("transformers", "captions and boxes")
         return self.load(transformers.AutoTokenizer, **options)
+
+
+_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+def memory(device: Any) -> int | None:
+    """Returns the bytes that are free on a GPU, or that a machine has; None unknown."""
+    if device.type == "cuda":
+        return require("torch", "captions and boxes").cuda.mem_get_info(device)[0]
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows
+        return None
 
 
 def _commit(repository: str, revision: str) -> str:
