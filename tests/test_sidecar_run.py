@@ -397,6 +397,23 @@ def test_a_part_of_an_array_finishes_the_run(pictures, whole, tmp_path):
     assert merged == (whole / "captions.jsonl").read_bytes()
 
 
+@pytest.mark.slow
+def test_torchrun_with_two_processes(pictures, whole, tmp_path):
+    """`torchrun` itself: the same bytes as of one process."""
+    out = tmp_path / "out"
+    launch = ("torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    done = subprocess.run(
+        [sys.executable, "-m", *launch, *program(pictures, out)[1:]],
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "rank 1 of 2 (torchrun's RANK)" in done.stdout
+    merged = (out / "captions.jsonl").read_bytes()
+    assert merged == (whole / "captions.jsonl").read_bytes()
+
+
 def test_impossible_ranks_are_refused():
     with pytest.raises(ValueError, match="belong together"):
         ranks({}, 1, None)

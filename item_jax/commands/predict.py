@@ -121,12 +121,12 @@ def _inputs(arguments, root: Path, keys: Sequence[str], method) -> Inputs:
     if arguments.records is not None:
         from item_jax.datasets import dataset
 
-        found = _records_of(root, keys, arguments.records)
+        known = _records_of(root, keys, arguments.records)
         beside = Path(arguments.records).with_suffix(".run.json")
         facts = {}
         if beside.is_file():
             facts = dataset.check_facts(files.read_json(beside), beside)
-        return Inputs(found, {r: facts.get(r) for r in BY_HAND}, [])
+        return Inputs(known, {r: facts.get(r) for r in BY_HAND}, [])
     from item_jax import sidecar_runs
 
     request = sidecar_request(arguments)
