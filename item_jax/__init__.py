@@ -50,8 +50,9 @@ _MODULES = (
     *("detector", "embed", "embeddings", "evaluate", "files", "fitted", "heads"),
     *("images", "join", "methods", "metrics", "misalignment", "neutralise", "paired"),
     *("perturb", "pipeline", "pixel_probe", "plots", "protocol", "records"),
-    *("settings", "sharding", "shards", "statistics", "tables", "testing"),
-    *("thresholds", "towers", "train", "training_loop", "views", "workdir"),
+    *("settings", "sharding", "shards", "sidecar_runs", "statistics", "tables"),
+    *("testing", "thresholds", "towers", "train", "training_loop", "views"),
+    "workdir",
 )
 __all__ = [*_PUBLIC, *_MODULES]
 

@@ -204,6 +204,11 @@ READS: dict[str, tuple[str, ...]] = {
     ),
     "train": ("seed", "misalignment", "head", "train"),
     "evaluate": ("seed", "evaluate"),
+    "fit": (
+        *("seed", "tower", "tower_family", "dtype", "data.score_threshold"),
+        *("data.max_objects", "data.min_object_pixels", "data.max_pixels", "views"),
+        *("neutralise", "embed", "misalignment", "head", "train", "evaluate"),
+    ),
     "predict": ("embed", "dtype", "data.max_pixels"),
     "config": tuple(FIELDS),
 }
@@ -331,6 +336,11 @@ def refuse_unused(command: str, fields: Iterable[str]) -> None:
 
 def _reads(command: str, field: str) -> bool:
     return any(field == r or field.startswith(f"{r}.") for r in READS[command])
+
+
+def used_by(command: str, fields: Iterable[str]) -> list[str]:
+    """Returns those of some fields that a command uses."""
+    return [field for field in fields if _reads(command, field)]
 
 
 def check(config: ConfigDict, sections: Sequence[str] = ()) -> None:

@@ -144,16 +144,7 @@ class ItemDetector:
         Raises:
           ValueError: for a missing or damaged method, or towers that do not fit it.
         """
-        folder = Path(name)
-        local = folder.is_dir()
-        if not local:
-            if str(name).count("/") != 1 or str(name).startswith((".", "/")):
-                raise ValueError(
-                    f"no fitted method {str(name)!r}: neither a folder nor a "
-                    "repository id"
-                )
-            folder = download(str(name), revision)
-        method = FittedMethod.load(folder, modules=local)
+        method, folder = load_method(name, revision)
         tower = method.embedding["tower"]
         if towers is None or isinstance(towers, str | Path):
             source = str(towers or tower["name"])
@@ -297,6 +288,33 @@ class ItemDetector:
             return [None] * len(embeddings)
         changed = item.weighted(self.method.state, **weights)
         return [float(p) for p in self.method.score(embeddings, changed)]
+
+
+def load_method(
+    name: str | Path, revision: str | None = None
+) -> tuple[FittedMethod, Path]:
+    """Loads a fitted method without its towers.
+
+    Args:
+      name: a folder that `item-jax train` wrote, or a Hugging Face repository id, whose
+        method may not name modules outside item_jax.
+      revision: of a repository.
+
+    Returns:
+      The method, and the folder it is in.
+
+    Raises:
+      ValueError: for a missing or damaged method.
+    """
+    folder = Path(name)
+    local = folder.is_dir()
+    if not local:
+        if str(name).count("/") != 1 or str(name).startswith((".", "/")):
+            raise ValueError(
+                f"no fitted method {str(name)!r}: neither a folder nor a repository id"
+            )
+        folder = download(str(name), revision)
+    return FittedMethod.load(folder, modules=local), folder
 
 
 class _Pictures:

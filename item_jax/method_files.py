@@ -108,7 +108,7 @@ def _refuse_modules(config: Mapping[str, Any], path: Path) -> None:
             )
 
 
-_CALIBRATION = {
+_CALIBRATION: dict[str, Any] = {
     "fpr": (int, float),
     "best_accuracy_threshold": (int, float),
     "uncalibrated_threshold": (int, float),
@@ -120,7 +120,7 @@ _CALIBRATION = {
 }
 
 
-def _check_calibration(config: dict[str, Any], path: Path) -> None:
+def _check_calibration(config: Mapping[str, Any], path: Path) -> None:
     for name, kind in _CALIBRATION.items():
         files.field(config, f"calibration.{name}", kind, path)
     own = config["calibration"]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from item_jax.detector import Explanation
 from item_jax.embeddings import Embeddings
+from item_jax.files import printable
 from item_jax.misalignment import cosine
 from item_jax.records import LABELS
 
@@ -113,8 +114,26 @@ def _tells(method: Mapping[str, Any]) -> bool:
     return any(f["auc"] not in (None, 0.5) for f in method["generators"].values())
 
 
+SMALL = 0.005
+"""A smaller change of P(fake) is drawn as none."""
+
+
+def effect_colour(effect: float) -> str:
+    """Returns the colour of a part of the evidence.
+
+    Args:
+      effect: P(fake) minus P(fake) without the part, in [-1, 1].
+    """
+    if abs(effect) < SMALL:
+        return "grey"
+    return COLOURS["fake" if effect > 0 else "real"]
+
+
 def evidence(image: np.ndarray, explanation: Explanation) -> Figure:
     """An image with its objects' boxes, and the score without each of its parts.
+
+    Boxes and bars have the colour of what their object pulls the score towards: fake,
+    real, or neither (`COLOURS`). Long phrases are wrapped, not cut.
 
     Args:
       image: uint8 `[H, W, 3]`, as `item_jax.images.read_image` returns it.
@@ -124,44 +143,73 @@ def evidence(image: np.ndarray, explanation: Explanation) -> Figure:
       ValueError: if it could not.
     """
     import matplotlib.pyplot as plt
-    from matplotlib.patches import Rectangle
 
     prediction = explanation.prediction
     if prediction.p_fake is None:
         raise ValueError(f"{prediction.key}: nothing to draw: {prediction.error}")
-    height, width = image.shape[:2]
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=(8.5, 3.2), width_ratios=[1, 1.4]
-    )
-    left.imshow(image)
-    left.set_axis_off()
-    left.set_title(f"{prediction.verdict}, P(fake) = {prediction.p_fake:.3f}")
     names, values, colours = ["as it is"], [prediction.p_fake], ["black"]
     if explanation.p_fake_without_global is not None:
         names.append("without the whole image")
         values.append(explanation.p_fake_without_global)
-        colours.append("grey")
-    for i, entry in enumerate(explanation.objects):
-        x1, y1, x2, y2 = entry.object.box
-        colour = f"C{i}"
-        box = Rectangle(
-            (x1 * width - 0.5, y1 * height - 0.5),
-            (x2 - x1) * width,
-            (y2 - y1) * height,
-            fill=False,
-            edgecolor=colour,
-            linewidth=2,
-        )
-        left.add_patch(box)
-        # A long phrase would leave no room for the picture.
-        phrase = textwrap.shorten(entry.object.phrase, 28, placeholder=" ...")
-        names.append(f"without {phrase} (cos {entry.cosine:+.2f})")
+        colours.append(effect_colour(values[0] - values[-1]))
+    for number, entry in enumerate(explanation.objects, start=1):
+        phrase = textwrap.fill(_plain(entry.object.phrase), 36)
+        names.append(f"without {number}: {phrase}\n(cos {entry.cosine:+.2f})")
         values.append(entry.p_fake_without)
-        colours.append(colour)
-    right.barh(np.arange(len(names)), values, color=colours)
-    right.set_yticks(np.arange(len(names)), names)
-    right.invert_yaxis()
+        colours.append(effect_colour(prediction.p_fake - entry.p_fake_without))
+    # Each bar is as high as its name has lines, so that no two names overlap.
+    lines = np.array([name.count("\n") + 1 for name in names])
+    heights = 0.16 * lines + 0.1  # inches, at 8 points
+    caption = textwrap.fill(_plain(prediction.caption or ""), 64)
+    below = 0.14 * (caption.count("\n") + 1)
+    height = max(3.2 + below, heights.sum() + 0.9)
+    figure = plt.figure(figsize=(10, height))
+    left = figure.add_axes((0.01, 1 - 3.0 / height, 0.42, 2.7 / height))
+    right = figure.add_axes(
+        (0.72, 1 - (heights.sum() + 0.3) / height, 0.26, heights.sum() / height)
+    )
+    _draw_boxes(
+        left, image, explanation, colours[len(names) - len(explanation.objects) :]
+    )
+    left.set_title(f"{prediction.verdict}, P(fake) = {prediction.p_fake:.3f}")
+    figure.text(0.22, 1 - 3.05 / height, caption, fontsize=8, ha="center", va="top")
+    centres = np.cumsum(heights) - heights / 2
+    right.barh(centres, values, 0.14, color=colours)
+    right.axvline(prediction.p_fake, color="black", linewidth=0.6, linestyle=":")
+    right.set_yticks(centres, names, fontsize=8)
+    right.set_ylim(heights.sum(), 0)
     right.set_xlim(0, 1)
-    right.set_xlabel("P(fake)")
-    figure.tight_layout()
+    right.set_xlabel("P(fake)", fontsize=8)
+    right.set_title(
+        "orange pulls towards fake, blue towards real", fontsize=8, loc="right"
+    )
     return figure
+
+
+def _draw_boxes(axis, image, explanation: Explanation, colours: Sequence[str]) -> None:
+    """The image with numbered boxes."""
+    from matplotlib.patches import Rectangle
+
+    height, width = image.shape[:2]
+    axis.imshow(image)
+    axis.set_axis_off()
+    for number, (entry, colour) in enumerate(zip(explanation.objects, colours), 1):
+        x1, y1, x2, y2 = entry.object.box
+        corner = (x1 * width - 0.5, y1 * height - 0.5)
+        size = ((x2 - x1) * width, (y2 - y1) * height)
+        axis.add_patch(
+            Rectangle(corner, *size, fill=False, edgecolor=colour, linewidth=2)
+        )
+        axis.text(
+            *corner,
+            str(number),
+            fontsize=8,
+            color="white",
+            va="top",
+            bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.5},
+        )
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib shows as it is: `$` would begin a formula."""
+    return printable(text).replace("$", r"\$")

@@ -123,6 +123,41 @@ def compare(stored: Embedding, found: Embedding, *, what: str) -> list[str]:
     return warnings
 
 
+def compare_roles(
+    stored: Embedding, facts: Mapping[str, Any], *, what: str
+) -> list[str]:
+    """Says where captioner or grounder are not those a method was fitted with.
+
+    Args:
+      stored: of the method.
+      facts: `captioner` and `grounder` of the images at hand, dictionaries or None.
+      what: the method's name, for messages.
+
+    Returns:
+      A sentence a role whose model differs; of one model, a phrase a setting that
+      differs, where both have recorded it.
+    """
+    warnings = []
+    for role, made in (("captioner", "captions"), ("grounder", "boxes")):
+        old, new = stored[role], facts.get(role)
+        names = _identity(old), _identity(new)
+        if names[0] != names[1]:
+            warnings.append(
+                f"{role}: {what} was fitted on {made} of {names[0]}, these are of "
+                f"{names[1]}: its scores may be off"
+            )
+        elif old and new:
+            before, now = leaves(dict(old)), leaves(dict(new))
+            warnings += [
+                f"{role}.{name}: {what} has {before[name]!r}, found {now[name]!r}"
+                for name in before
+                if name in now
+                and before[name] != now[name]
+                and f"{role}.{name}" not in IGNORED
+            ]
+    return warnings
+
+
 def _compared(stored: Embedding) -> dict[str, Any]:
     known = {k: v for k, v in stored.items() if v is not None}
     return {k: v for k, v in leaves(known).items() if k not in IGNORED}

@@ -16,11 +16,19 @@ MODEL_TYPES = ()
 MODELS = {"fake_sidecars": "tiny"}
 
 
+def log(text):
+    """Counts how often a model is loaded, also in processes of their own."""
+    if "FAKE_LOG" in os.environ:
+        with open(os.environ["FAKE_LOG"], "a") as f:
+            f.write(text + "\n")
+
+
 class Captioner:
     retry_prompt = "a photo of"
 
     def __init__(self, model, *, dtype, local_rank, preset, prompt):
         self.settings = {"id": f"fake-{model}", "adapter": "fake", "preset": preset}
+        log(f"captioner {model}")
         self._delay = float(os.environ.get("FAKE_SECONDS", 0))
 
     def prepare(self, image):
@@ -49,6 +57,7 @@ class Grounder:
 
     def __init__(self, model, *, name, dtype, local_rank):
         self.settings = {"id": f"fake-{model}", "adapter": name}
+        log(f"grounder {model}")
 
     def prepare(self, image):
         return image

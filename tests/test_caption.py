@@ -14,11 +14,14 @@ import transformers
 from PIL import Image
 
 from item_jax import files
-from item_sidecars import caption, models
+from item_sidecars import caption
+from item_sidecars.answers import first_sentence
 from item_sidecars.captioners import PRESETS, chat
-from item_sidecars.captioners.chat import first_sentence
 
 ROOT = Path(__file__).parent.parent
+
+# Of transformers itself, in the processor of PaliGemma.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ impl:DeprecationWarning")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -29,7 +32,15 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="module", params=tiny_sidecars.CAPTIONERS)
+# The paper's in every run; the other families where time does not matter.
+PAPERS = ("blip2", "blip", "llava")
+OTHERS = [n for n in tiny_sidecars.CAPTIONERS if n not in PAPERS]
+FAMILIES = [*PAPERS, *(pytest.param(n, marks=pytest.mark.slow) for n in OTHERS)]
+ADAPTERS = {"blip2_t5": "blip2", "gemma3": "chat", "llava_next": "chat"}
+LONGER = ("llava", "llava_next", "gemma3", "florence2")
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
 def checkpoint(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     return request.param, tiny_sidecars.CAPTIONERS[request.param](folder)
@@ -89,11 +100,11 @@ def test_a_folder_is_captioned(checkpoint, pictures, tmp_path):
     said = [r["caption"] for r in found if r["caption"]]
     # Words of the vocabulary: neither prefix, prompt nor special tokens are in there.
     assert set(" ".join(said).split()) <= {*tiny_sidecars.WORDS}
-    assert len(set(said)) > 2
+    assert len(set(said)) > 1
     run = json.loads((out / "run.json").read_text())
-    assert run["captioner"]["adapter"] == name
+    assert run["captioner"]["adapter"] == ADAPTERS.get(name, name)
     assert run["captioner"]["dtype"] == "float32"
-    assert run["captioner"]["revision"] == models.folder_digest(model)
+    assert run["captioner"]["revision"] == files.folder_digest(model)
     assert run["captioner"]["image_backend"] == "pil"
     assert run["settings"]["versions"]["transformers"] == transformers.__version__
 
@@ -133,14 +144,14 @@ def test_presets_are_what_generate_gets(checkpoint, preset, monkeypatch):
     monkeypatch.setattr(captioner._model, "generate", spy)
     captioner.caption([captioner.prepare(noise(1)[0])])
     expected = dict(PRESETS[preset])
-    if name == "llava":
+    if name in LONGER:
         expected["max_new_tokens"] = 64
     assert {k: asked[k] for k in expected} == expected
     assert asked["do_sample"] is False
     assert captioner.settings["generate"].items() <= asked.items()
 
 
-@pytest.mark.parametrize("name", ["blip", "blip2"])
+@pytest.mark.parametrize("name", ["blip", "blip2", "blip2_t5"])
 def test_a_prompt_is_used_and_is_not_in_the_caption(tmp_path, name):
     model = tiny_sidecars.CAPTIONERS[name](tmp_path)
     captioner = make(model)
@@ -243,7 +254,7 @@ def test_a_generic_chat_model_takes_any_size(tmp_path):
     "answer, sentence",
     [
         ("A dog runs.", "A dog runs."),
-        ('"A dog runs." It is brown.', 'A dog runs." It is brown.'),
+        ('"A dog runs." It is brown.', "A dog runs."),
         ("A dog runs. It is brown.", "A dog runs."),
         ("\n\n  A dog\n\nIt is brown.", "A dog"),
         ("“Mr. Smith rides a 4.5 m wave.”", "Mr. Smith rides a 4.5 m wave."),
@@ -304,21 +315,68 @@ def test_a_pickle_is_not_loaded(tmp_path):
 def test_other_weights_are_another_model(tmp_path):
     """Same names and sizes, one byte in the middle of a small file."""
     model = tiny_sidecars.blip(tmp_path)
-    before = models.folder_digest(model)
-    assert models.folder_digest(model) == before
+    before = files.folder_digest(model)
+    assert files.folder_digest(model) == before
     path = model / "model.safetensors"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    assert models.folder_digest(model) != before
+    assert files.folder_digest(model) != before
 
 
-def test_half_precision_runs(tmp_path):
-    """bfloat16 on the CPU: pixels and weights meet in one dtype."""
-    for name, build in tiny_sidecars.CAPTIONERS.items():
-        captioner = make(build(tmp_path / name), dtype="bfloat16")
-        assert captioner.settings["dtype"] == "bfloat16"
-        assert len(captioner.caption([captioner.prepare(i) for i in noise(2)])) == 2
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_runs(checkpoint, dtype):
+    """On the CPU: pixels and weights meet in one dtype."""
+    captioner = make(checkpoint[1], dtype=dtype)
+    assert captioner.settings["dtype"] == dtype
+    assert len(captioner.caption([captioner.prepare(i) for i in noise(2)])) == 2
+
+
+PROMPTS = {
+    "blip2_t5": "",
+    "florence2": "<CAPTION>",
+    "paligemma": "<image>caption en",
+}
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_equal_to_unmodified_transformers(checkpoint, batch):
+    """`AutoProcessor` and `generate`, in batches of images of several shapes."""
+    name, model = checkpoint
+    captioner = make(model)
+    pictures = noise(3)
+    pictures[1] = pictures[1][:20]
+    said = captioner.caption([captioner.prepare(i) for i in pictures])
+    processor = transformers.AutoProcessor.from_pretrained(model, padding_side="left")
+    cls = transformers.AutoModelForImageTextToText
+    reference = cls.from_pretrained(model, dtype=torch.float32).eval()
+    limit = 64 if name in LONGER else 30
+    theirs = []
+    for start in range(0, 3, batch):
+        some = [Image.fromarray(i) for i in pictures[start : start + batch]]
+        if captioner.settings["adapter"] in ("chat", "llava"):
+            parts = [{"type": "image"}, {"type": "text", "text": chat.PROMPT}]
+            one = processor.apply_chat_template(
+                [{"role": "user", "content": parts}], add_generation_prompt=True
+            )
+            texts = [one] * len(some)
+        else:
+            texts = [PROMPTS.get(name)] * len(some)
+        options = {"images": some, "return_tensors": "pt"}
+        if texts[0] is not None:
+            nested = name in ("gemma3", "llava_next", "paligemma")
+            options |= {"text": texts, "padding": True}
+            options["images"] = [[i] for i in some] if nested else some
+        inputs = processor(**options)
+        out = reference.generate(**inputs, max_new_tokens=limit, do_sample=False)
+        if "input_ids" in inputs and not reference.config.is_encoder_decoder:
+            out = out[:, inputs["input_ids"].shape[1] :]
+        elif name in ("blip", "blip2"):  # what generate() itself begins with
+            out = out[:, {"blip": 1, "blip2": 5}[name] :]
+        theirs += processor.batch_decode(out, skip_special_tokens=True)
+    if captioner.settings["adapter"] in ("chat", "llava"):
+        theirs = [first_sentence(answer) for answer in theirs]
+    assert [t.strip() for t in said] == [t.strip() for t in theirs]
 
 
 def test_help_shows_an_example():

@@ -2,11 +2,13 @@ import dataclasses
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 from PIL import Image
 
 from item_jax import ItemDetector, images, plots, testing, views
+from item_jax.detector import Explanation, ObjectEvidence, Prediction
 from item_jax.embed import embed_records
-from item_jax.records import Record
+from item_jax.records import Object, Record
 from item_jax.towers.towers import Towers, load_towers
 from item_jax.train import train
 
@@ -110,7 +112,36 @@ def test_the_evidence_is_drawn(trained, photos):
     figure = plots.evidence(images.read_image(root, records[2].key), explanation)
     labels = [t.get_text() for t in figure.axes[1].get_yticklabels()]
     assert len(figure.axes[0].patches) == 2
-    assert labels[0] == "as it is" and labels[3].startswith("without thing 1 (cos")
+    assert labels[0] == "as it is" and labels[3].startswith("without 2: thing 1\n(cos")
+
+
+def test_evidence_is_coloured_and_long_phrases_stay_whole():
+    phrase = "the very long phrase of a captioner that goes on and on $x^2$ " * 4
+    values = {"pull to fake": 0.4, phrase.strip(): 0.9, "neither": 0.601}
+    objects = [Object(p, (0.1, 0.1, 0.5, 0.5)) for p in values]
+    prediction = Prediction(
+        "k", 0.6, "fake", "done", None, "a caption", 0.2, tuple(objects)
+    )
+    explanation = Explanation(
+        prediction,
+        0.5,
+        0.5,
+        tuple(ObjectEvidence(o, 0.1, values[o.phrase]) for o in objects),
+    )
+    figure = plots.evidence(np.zeros((40, 60, 3), np.uint8), explanation)
+    left, right = figure.axes
+    found = [to_hex(p.get_edgecolor()).upper() for p in left.patches]
+    assert found[:2] == [plots.COLOURS["fake"], plots.COLOURS["real"]]
+    assert found[2] == to_hex("grey").upper()
+    labels = [t.get_text() for t in right.get_yticklabels()]
+    said = " ".join(labels[3].replace("\\$", "$").split())
+    assert phrase.strip() in said
+    # No label reaches into the picture, and no two overlap.
+    figure.canvas.draw()
+    boxes = [t.get_window_extent() for t in right.get_yticklabels()]
+    assert min(b.x0 for b in boxes) >= left.get_window_extent().x1 - 1
+    assert all(above.y0 >= below.y1 - 2 for above, below in zip(boxes, boxes[1:]))
+    assert left.get_position().width * figure.get_figwidth() > 4
 
 
 def test_saved_again(trained, photos, tmp_path):

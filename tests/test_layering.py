@@ -14,7 +14,8 @@ STOREYS = [
     {"choices", "files", "workdir", "signatures"},
     {"config", "settings", "records", "join", "images", "views", "perturb", "budget"}
     | {"neutralise", "metrics", "progress", "protocol", "headers", "pixel_probe"}
-    | {"resampling", "statistics", "paired", "calibration", "comparison", "tables"},
+    | {"resampling", "statistics", "paired", "calibration", "comparison", "tables"}
+    | {"sidecar_runs"},
     {"sharding", "misalignment", "heads", "datasets", "audit", "audit_report"},
     {"towers", "testing"},
     {"embeddings", "pipeline", "shards", "cache"},
@@ -29,8 +30,8 @@ STOREYS = [
 ]
 NO_TOWERS = {"pipeline", "cache", "shards", "embeddings", "methods", "evaluate"}
 NO_JAX = STOREYS[0] | STOREYS[1] | {"datasets", "audit", "audit_report"}
-# `item-jax demo` runs the other commands as a person would.
-UP = {("commands/demo.py", "__main__")}
+# `item-jax demo` and `item-jax fit` run the other commands as a person would.
+UP = {("commands/demo.py", "__main__"), ("commands/fit.py", "__main__")}
 FOREIGN = {"torch", "tensorflow", "torchvision"}
 
 

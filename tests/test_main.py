@@ -1,5 +1,6 @@
 """The real program in a real process, as a person would use it."""
 
+import importlib.util
 import json
 import os
 import re
@@ -121,14 +122,17 @@ def test_predict_goes_on_after_a_bad_image(demo, tmp_path):
 def test_predict_says_what_it_lacks(demo, tmp_path):
     workdir, _ = demo
     Image.new("RGB", (64, 64), "red").save(tmp_path / "good.png")
-    out = run("predict", tmp_path / "good.png", "--head", workdir / "head", status=2)
-    assert "give either --records FILE or --caption TEXT" in out
+    head = ("--head", workdir / "head")
+    out = run("predict", tmp_path / "good.png", *head, status=2)
+    assert "give either --records FILE or --caption TEXT or --caption-with" in out
     records = ("--records", workdir / "records.jsonl")
     out = run(
         *("predict", tmp_path / "good.png", "--head", workdir / "head", *records),
         status=2,
     )
     assert "has no record for" in out and "good.png" in out
+    out = run("predict", tmp_path / "*.gif", *head, "--caption", "x", status=2)
+    assert "no image at " in out and "*.gif" in out
     out = run("predict", "x.png", "--head", tmp_path, "--caption", "x", status=2)
     assert "no fitted method in" in out
 
@@ -315,7 +319,9 @@ def test_index_join_embed_with_failures(tiny_clip, tmp_path):
         (["evaluate", "--workdir", "w"], "`item-jax embed` makes one"),
         (["index", "--images", "nowhere", "--out", "o"], "no folder 'nowhere'"),
         (["embed", "--workdir", "w", "--config", "x.py"], "no run card 'x.py'"),
-        (["predict", ".", "--head", "h", "--caption", "c"], "is a folder; name the"),
+        (["predict", ".", "--head", "h", "--caption", "c"], "no fitted method 'h'"),
+        (["fit", ".", "--workdir", "w"], "--caption-with MODEL is needed"),
+        (["fit", ".", "--workdir", "w", "--caption-with", "m"], "no image below '.'"),
         (["train", "--workdir", "w", "--method", "itm"], "Did you mean 'item'"),
         (["trian", "--workdir", "w"], "Did you mean 'train'"),
         # Overrides that were ignored without a word:
@@ -367,7 +373,12 @@ def test_every_command_has_help_with_an_example(capsys):
 
 def test_check_and_config(capsys):
     assert door.main(["check"]) == 0
-    assert "jaxlib" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    for purpose in ("scoring: ready", "captions (--caption-with): ", "objects (--gr"):
+        assert purpose in out
+    assert "jaxlib " in out and "noun phrases of captions: " in out and "JAX: " in out
+    if importlib.util.find_spec("gcsfs") is None:
+        assert "packs on gs://: missing gcsfs: pip install 'item-jax[gcs]'" in out
     assert door.main(["config", "--config.train.epochs=7"]) == 0
     out = capsys.readouterr().out
     assert "--config.train.epochs=7\n" in out and "--config.misalignment.w1=1.0" in out

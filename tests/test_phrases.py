@@ -96,6 +96,52 @@ def test_the_stop_list_is_off_by_default():
     assert [p for p, _ in kept] == ["a wave", "the old surfboard"]
 
 
+PENN = {
+    # What the real tagger says of a quote as it stands in a caption, and as the
+    # tokenizer writes it.
+    **{'"': "NN", "``": "``", "''": "''"},
+    **dict.fromkeys(("a", "no"), "DT"),
+    **dict.fromkeys(("sign", "parking", "pole", "dog", "t-shirt"), "NN"),
+    **{"reads": "VBZ", "that": "WDT", "on": "IN", "man": "NN", "'s": "POS"},
+    **{"two": "CD", "2": "CD", "dogs": "NNS", "wooden": "JJ", ".": "."},
+}
+
+
+@pytest.mark.parametrize(
+    "caption, expected",
+    [
+        (
+            'A sign that reads "No Parking" on a pole.',
+            [("A sign", 0), ("No Parking", 19), ("a pole", 34)],
+        ),
+        ("A sign that reads ''no parking''", [("A sign", 0), ("no parking", 20)]),
+        ('"A dog" on "a pole', [("A dog", 1), ("a pole", 12)]),
+        # Hyphens, possessives and numbers.
+        ("A man's t-shirt", [("A man", 0), ("t-shirt", 8)]),
+        ("2 dogs on a wooden pole.", [("dogs", 2), ("a wooden pole", 10)]),
+    ],
+)
+def test_quotes_are_no_nouns(caption, expected):
+    """B3: GLIP finds `no parking`; a quote once was a phrase and took it along."""
+    finder = PhraseFinder(lambda words: [(w, PENN[w]) for w in words])
+    found = [(p["phrase"], p["span"][0]) for p in finder(caption)]
+    assert found == expected
+
+
+def test_the_tokens_are_glips():
+    """Those of NLTK for the caption in lower case, whatever the spans are."""
+    seen = []
+
+    def spy(words):
+        seen.extend(words)
+        return [(w, "VB") for w in words]
+
+    caption = 'A "red" sign, 3.5 m high: "Don\'t stop" -- the man\'s.'
+    PhraseFinder(spy)(caption)
+    assert seen == nltk.tokenize.NLTKWordTokenizer().tokenize(caption.lower())
+    assert "``" in seen and "''" in seen
+
+
 def test_the_tagger_sees_lower_case():
     seen = []
 

@@ -190,7 +190,7 @@ def test_a_torn_tail_is_cut_at_every_byte(pictures, whole, tmp_path):
     for length in range(len(lines[4]) + 1):
         # One whole batch, then a line torn off at `length`.
         shard.partial.write_bytes(b"".join(lines[:4]) + lines[4][:length])
-        assert shard.open() == 4
+        assert len(shard.open()) == 4
         shard.append([json.loads(line) for line in lines[4:8]])
         shard.append([json.loads(line) for line in lines[8:]])
         shard.finish()
@@ -213,7 +213,7 @@ def test_rows_after_the_last_whole_batch_are_made_again(whole, tmp_path):
         (b"", 0),
     ):
         shard.partial.write_bytes(damage)
-        assert shard.open() == kept
+        assert len(shard.open()) == kept
         shard.close()
         assert shard.partial.read_bytes() == b"".join(lines[:kept])
 
@@ -240,14 +240,14 @@ def test_a_full_disk_loses_no_row_and_is_named(whole, tmp_path):
     batches = [json.loads(line) for line in expected.splitlines()]
     keys = [row["key"] for row in batches]
     shard = shards.Shard(tmp_path, 0, keys, BATCH)
-    assert shard.open() == 0
+    assert len(shard.open()) == 0
     shard._file = NearlyFullDisk(shard._file, room=len(expected) - 10)
     shard.append(batches[:4])
     shard.append(batches[4:8])
     with pytest.raises(OSError, match="No space left.*part-00000.partial"):
         shard.append(batches[8:])
     shard.close()
-    assert shard.open() == 8
+    assert len(shard.open()) == 8
     shard.append(batches[8:])
     shard.finish()
     assert shard.path.read_bytes() == expected
@@ -342,6 +342,76 @@ def test_ranks_come_from_the_environment(variables, expected):
     found = ranks(variables)
     assert (found.rank, found.world, found.local) == expected
     assert (ranks(variables, 1, 2).rank, ranks(variables, 1, 2).world) == (1, 2)
+
+
+def array(task, first, last, count, step=1):
+    names = ("ID", "MIN", "MAX", "COUNT", "STEP")
+    values = (task, first, last, count, step)
+    return {f"SLURM_ARRAY_TASK_{n}": str(v) for n, v in zip(names, values)}
+
+
+def test_a_part_of_an_array_takes_the_ranks_it_had():
+    """B5: `--array=3,7` of an array of 16 was "rank 4 of 2"."""
+    begun = ranks(array(0, 0, 15, 16)).array
+    assert begun == {"first": 0, "step": 1, "tasks": 16}
+    again = ranks(array(7, 3, 7, 2), begun=begun)
+    assert (again.rank, again.world) == (7, 16) and "part" in again.source
+    assert again.array == begun
+    # One task alone, or a range: they do not begin where the array did.
+    for variables in (array(5, 5, 5, 1), array(5, 4, 6, 3)):
+        found = ranks(variables, begun=begun)
+        assert (found.rank, found.world) == (5, 16)
+    # With processes inside, and with a step.
+    inside = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
+    assert ranks(array(7, 3, 7, 2) | inside, begun=begun).rank == 15
+    begun = ranks(array(1, 1, 7, 4, 2)).array
+    assert ranks(array(5, 5, 5, 1, 1), begun=begun).rank == 2
+    # The whole array again, or another whole one, is as before.
+    assert ranks(array(5, 0, 15, 16), begun=begun).world == 16
+    for wrong in (None, {}, {"first": "0"}, [], {"first": 0, "step": 0, "tasks": 2}):
+        with pytest.raises(ValueError, match="run the whole array first"):
+            ranks(array(7, 3, 7, 2), begun=wrong)
+    with pytest.raises(ValueError, match="task 20 was not in the SLURM array"):
+        ranks(array(20, 3, 20, 2), begun={"first": 0, "step": 1, "tasks": 16})
+
+
+def test_a_part_of_an_array_finishes_the_run(pictures, whole, tmp_path):
+    """The real program in the variables of SLURM; tasks 1 and 3 fail and run again."""
+    out = tmp_path / "out"
+
+    def task(*variables):
+        done = subprocess.run(
+            program(pictures, out),
+            env=environment() | array(*variables),
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+
+    for number in (0, 2):
+        task(number, 0, 3, 4)
+    assert not (out / "captions.jsonl").exists()
+    for number in (1, 3):
+        task(number, 1, 3, 2)
+    merged = (out / "captions.jsonl").read_bytes()
+    assert merged == (whole / "captions.jsonl").read_bytes()
+
+
+@pytest.mark.slow
+def test_torchrun_with_two_processes(pictures, whole, tmp_path):
+    """`torchrun` itself: the same bytes as of one process."""
+    out = tmp_path / "out"
+    launch = ("torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    done = subprocess.run(
+        [sys.executable, "-m", *launch, *program(pictures, out)[1:]],
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "rank 1 of 2 (torchrun's RANK)" in done.stdout
+    merged = (out / "captions.jsonl").read_bytes()
+    assert merged == (whole / "captions.jsonl").read_bytes()
 
 
 def test_impossible_ranks_are_refused():
@@ -655,7 +725,9 @@ class Surrogate(fake_sidecars.Captioner):
     """Half of a surrogate pair, which is not valid Unicode."""
 
     def caption(self, prepared, prompt=None):
-        return ["a \ud800 dog" if i == 1 else "a dog" for i in range(len(prepared))]
+        return [
+            "a \ud800 dog" if i == 1 else f"a dog {i}" for i in range(len(prepared))
+        ]
 
 
 class TooFew(fake_sidecars.Captioner):

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from item_jax import config as config_lib
-from item_jax import files
+from item_jax import files, sidecar_runs
 
 NAMES = (
     *("demo", "index", "audit", "build-dataset", "embed", "train", "evaluate"),
-    *("calibrate", "predict", "config", "check"),
+    *("calibrate", "fit", "predict", "config", "check"),
 )
 """The commands in the order of `item-jax --help`."""
 
@@ -64,6 +64,54 @@ LAYOUT = (
         help="progan-20x2000 (default of forensynths), progan-4x10000, adm-40000, all",
     ),
 )
+SIDECARS = (
+    option(
+        "--caption-with",
+        metavar="MODEL",
+        help="make captions: folder, Hub id or ID@REVISION, such as "
+        "Salesforce/blip2-opt-2.7b; needs item-jax[torch]",
+    ),
+    option(
+        "--captioner",
+        metavar="NAME",
+        help="how the model is asked; default: by its type; package.module[:Name]",
+    ),
+    option(
+        "--ground-with",
+        metavar="NAME",
+        help="find the objects of the captions: mm-grounding-dino, grounding-dino, "
+        "llmdet, owlv2, or package.module[:Name]",
+    ),
+    option("--ground-model", metavar="MODEL", help="its model; default: by its name"),
+    option(
+        "--sidecar-cache",
+        metavar="FOLDER",
+        help="where captions and boxes are kept; default: ~/.cache/item_jax/sidecars",
+    ),
+)
+
+
+def sidecar_request(arguments: argparse.Namespace) -> sidecar_runs.Request | None:
+    """Returns what the options of `SIDECARS` ask for, or None.
+
+    Raises:
+      ValueError: for an option that has no effect without another one.
+    """
+    for name, base in (
+        *(("captioner", "caption_with"), ("ground_with", "caption_with")),
+        *(("ground_model", "ground_with"), ("sidecar_cache", "caption_with")),
+    ):
+        if getattr(arguments, name) is not None and getattr(arguments, base) is None:
+            flags = [f"--{n.replace('_', '-')}" for n in (name, base)]
+            raise ValueError(f"{flags[0]} has no effect without {flags[1]}")
+    if arguments.caption_with is None:
+        return None
+    return sidecar_runs.Request(
+        arguments.caption_with,
+        arguments.captioner or "auto",
+        arguments.ground_with or "",
+        arguments.ground_model or "",
+    )
 
 
 def configured(arguments: argparse.Namespace) -> ConfigDict:

@@ -3,99 +3,230 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from item_jax import files, records
 from item_jax.choices import nearest
-from item_jax.commands import configured, option, say
+from item_jax.commands import SIDECARS, configured, option, say, sidecar_request
 
 HELP = "Score images and show the evidence."
-EXAMPLE = 'item-jax predict photo.jpg --head run/head --caption "a dog on a beach"'
+EXAMPLE = (
+    "item-jax predict photos/ --head run/head --save-dir evidence \\\n"
+    "      --caption-with Salesforce/blip2-opt-2.7b --ground-with mm-grounding-dino\n"
+    '  item-jax predict photo.jpg --head run/head --caption "a dog on a beach"'
+)
 OPTIONS = (
-    option("image", nargs="+", metavar="IMAGE", help="image files"),
+    option("image", nargs="+", metavar="PATH", help="image files, folders, globs"),
     option("--head", required=True, help="fitted method: folder or Hugging Face id"),
     option("--towers", help="folder or id; default: the head's own"),
     option("--records", help="records.jsonl with captions and objects"),
     option("--caption", help="one caption for the image(s) given"),
+    *SIDECARS,
     option(
         "--no-evidence",
         action="store_true",
         help="only the score, not what it would be without each object",
     ),
+    option("--save-dir", metavar="FOLDER", help="draw the evidence, a PNG an image"),
     option("--json", help="write the results to this file, a line an image"),
 )
 
 AT_ONCE = 64  # images whose views may wait in memory together
+BY_HAND = {"captioner": {"id": "given by hand"}, "grounder": None}
+
+
+class Inputs(NamedTuple):
+    """What is to be scored.
+
+    Attributes:
+      records: one per image.
+      facts: `captioner` and `grounder`, dictionaries or None.
+      notes: what a user should know of them.
+    """
+
+    records: list[records.Record]
+    facts: dict[str, Any]
+    notes: list[str]
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from item_jax.detector import ItemDetector
-    from item_jax.progress import progress
+    from item_jax import settings
+    from item_jax.datasets import folder
+    from item_jax.detector import ItemDetector, load_method
     from item_jax.sharding import enable_compilation_cache
 
-    if (arguments.records is None) == (arguments.caption is None):
-        raise ValueError("give either --records FILE or --caption TEXT")
-    paths = [Path(os.path.abspath(p)) for p in arguments.image]
-    for name, path in zip(arguments.image, paths):
-        if path.is_dir():
-            raise ValueError(f"{name} is a folder; name the image files, as {name}/*")
+    _check(arguments)
+    # Whatever can be wrong is found before a model is loaded or an image captioned.
+    c = configured(arguments)
+    method, _ = load_method(arguments.head)
+    paths = folder.image_files(arguments.image)
     root = Path(os.path.commonpath([p.parent for p in paths]))
     keys = [p.relative_to(root).as_posix() for p in paths]
-    if arguments.caption is not None:
-        wanted = [records.Record(key, caption=arguments.caption) for key in keys]
-    else:
-        wanted = _records_of(paths, keys, arguments.records)
-    c = configured(arguments)
+    inputs = _inputs(arguments, root, keys, method)
     dtype = c.dtype if any(n == "dtype" for n, _ in arguments.overrides) else None
     enable_compilation_cache()
     detector = ItemDetector.from_pretrained(
         arguments.head, towers=arguments.towers, dtype=dtype, config=c
     )
-    for warning in detector.warnings:
+    other = settings.compare_roles(method.embedding, inputs.facts, what=method.name)
+    warnings = [*detector.warnings, *other]
+    for warning in warnings:
         say(f"warning: {warning}")
-    about = detector.method.range()
-    say(f"{detector.method.name}: {about['text']}")
-    rows: list[dict[str, Any]] = []
-    many = len(wanted) > AT_ONCE
-    with progress("predict", len(wanted), "img", show=many) as bar:
+    for note in inputs.notes:
+        say(f"note: {note}")
+    about = method.range()
+    say(f"{method.name}: {about['text']}")
+    beside = {
+        "range": about,
+        **{role: (facts or {}).get("id") for role, facts in inputs.facts.items()},
+        "warnings": warnings,
+    }
+    failed = 0
+    mark = " (other captions or boxes than the head's)" if other else ""
+    shown = {k: _shown(p) for k, p in zip(keys, paths)}
+    with _json_lines(arguments.json) as write:
+        for record, row in _scored(detector, inputs.records, root, arguments):
+            row = {"image": shown[record.key], **row, **beside}
+            say(_verdict_text(row, method.threshold, mark))
+            write(row)
+            failed += row["status"] != "done"
+    if arguments.save_dir:
+        say(f"evidence in {arguments.save_dir}")
+    return 1 if failed else 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuses options that contradict each other."""
+    ways = ("records", "caption", "caption_with")
+    if sum(getattr(arguments, way) is not None for way in ways) != 1:
+        raise ValueError(
+            "give either --records FILE or --caption TEXT or --caption-with MODEL, "
+            "such as Salesforce/blip2-opt-2.7b"
+        )
+    if arguments.save_dir and arguments.no_evidence:
+        raise ValueError("--save-dir draws the evidence: leave out --no-evidence")
+    sidecar_request(arguments)
+
+
+def _inputs(arguments, root: Path, keys: Sequence[str], method) -> Inputs:
+    """The records to score, from wherever the options say."""
+    if arguments.caption is not None:
+        caption = arguments.caption
+        return Inputs([records.Record(k, caption=caption) for k in keys], BY_HAND, [])
+    if arguments.records is not None:
+        from item_jax.datasets import dataset
+
+        known = _records_of(root, keys, arguments.records)
+        beside = Path(arguments.records).with_suffix(".run.json")
+        facts = {}
+        if beside.is_file():
+            facts = dataset.check_facts(files.read_json(beside), beside)
+        return Inputs(known, {r: facts.get(r) for r in BY_HAND}, [])
+    from item_jax import sidecar_runs
+
+    request = sidecar_request(arguments)
+    assert request is not None
+    sidecar_runs.check_installed(request)
+    found = sidecar_runs.annotate(
+        root, keys, request, cache=arguments.sidecar_cache, say=say
+    )
+    notes = []
+    if not request.ground_with and "object_emb" in getattr(method.module, "NEEDS", ()):
+        notes.append(
+            "no objects, and none are used: --ground-with NAME, such as "
+            "mm-grounding-dino, would find them"
+        )
+    return Inputs(found.records, found.facts, notes)
+
+
+def _scored(
+    detector, wanted: Sequence[records.Record], root: Path, arguments
+) -> Iterator[tuple[records.Record, dict[str, Any]]]:
+    """Yields every record with its results, batch by batch; draws the evidence."""
+    from item_jax.progress import progress
+
+    with progress("predict", len(wanted), "img", show=len(wanted) > 1) as bar:
         for start in range(0, len(wanted), AT_ONCE):
             some = wanted[start : start + AT_ONCE]
-            for row in _rows(detector, some, root, arguments):
-                row = {"image": arguments.image[len(rows)], **row, "range": about}
-                say(_verdict_text(row, detector.method.threshold))
-                rows.append(row)
+            if arguments.no_evidence:
+                rows = [_row(p) for p in detector.predict(some, images=root)]
+                explained: list[Any] = [None] * len(rows)
+            else:
+                explained = detector.explain(some, images=root)
+                rows = [_explained_row(e) for e in explained]
+            for record, row, explanation in zip(some, rows, explained):
+                if arguments.save_dir and row["status"] == "done":
+                    row["evidence"] = _draw(explanation, record, root, arguments)
+                yield record, row
                 bar.update()
-    if arguments.json:
-        files.write_json_lines(arguments.json, rows)
-    return 1 if any(row["status"] != "done" for row in rows) else 0
 
 
-def _rows(detector, wanted, root, arguments) -> list[dict[str, Any]]:
-    """The results of some images, as they go to --json."""
-    if arguments.no_evidence:
-        return [_row(p) for p in detector.predict(wanted, images=root)]
-    rows = []
-    for e in detector.explain(wanted, images=root):
-        row = _row(e.prediction)
-        if e.prediction.status == "done":
-            row |= {
-                "p_fake_without_global": e.p_fake_without_global,
-                "p_fake_without_objects": e.p_fake_without_objects,
-                "objects": [
-                    {
-                        "phrase": o.object.phrase,
-                        "box": list(o.object.box),
-                        "cosine": o.cosine,
-                        "p_fake_without": o.p_fake_without,
-                    }
-                    for o in e.objects
-                ],
+def _draw(explanation, record: records.Record, root: Path, arguments) -> str:
+    """Draws the evidence of one image into --save-dir; returns the path."""
+    import matplotlib
+
+    matplotlib.use("Agg")  # also on a machine without a screen
+    import matplotlib.pyplot as plt
+
+    from item_jax import images, plots
+
+    image = images.read_image(root, record.key)
+    step = max(1, -(-max(image.shape[:2]) // SIDE))
+    figure = plots.evidence(image[::step, ::step], explanation)
+    path = Path(arguments.save_dir) / f"{record.key}.png"
+    with files.atomic_file(path, binary=True) as f:
+        figure.savefig(f, format="png", dpi=100)
+    plt.close(figure)
+    return str(path)
+
+
+SIDE = 1000  # pixels; the drawing shows about 400
+
+
+@contextlib.contextmanager
+def _json_lines(path: str | None):
+    """Gives a function that writes a row at once, whole lines only."""
+    if path is None:
+        yield lambda row: None
+        return
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", encoding="utf-8", newline="\n") as f:
+
+        def write(row: dict[str, Any]) -> None:
+            f.write(files.json_line(row))
+            f.flush()
+
+        yield write
+
+
+def _shown(path: Path) -> str:
+    """A path as a person would write it: relative to here if it is below."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def _explained_row(explanation) -> dict[str, Any]:
+    row = _row(explanation.prediction)
+    if explanation.prediction.status != "done":
+        return row
+    return row | {
+        "p_fake_without_global": explanation.p_fake_without_global,
+        "p_fake_without_objects": explanation.p_fake_without_objects,
+        "objects": [
+            {
+                "phrase": o.object.phrase,
+                "box": list(o.object.box),
+                "cosine": o.cosine,
+                "p_fake_without": o.p_fake_without,
             }
-        rows.append(row)
-    return rows
+            for o in explanation.objects
+        ],
+    }
 
 
 def _row(prediction) -> dict[str, Any]:
@@ -103,11 +234,12 @@ def _row(prediction) -> dict[str, Any]:
     return {name: getattr(prediction, name) for name in names}
 
 
-def _records_of(paths, keys, file) -> list[records.Record]:
+def _records_of(root: Path, keys, file) -> list[records.Record]:
     """Finds each image's record: the one whose key its path ends with."""
     known = {record.key: record for record in records.iter_records(file)}
     wanted = []
-    for path, key in zip(paths, keys):
+    for key in keys:
+        path = root / key
         parts = path.parts
         endings = ("/".join(parts[i:]) for i in range(1, len(parts)))
         match = next((e for e in endings if records.normalise_key(e) in known), None)
@@ -120,12 +252,13 @@ def _records_of(paths, keys, file) -> list[records.Record]:
     return wanted
 
 
-def _verdict_text(row: dict[str, Any], threshold: float) -> str:
+def _verdict_text(row: dict[str, Any], threshold: float, mark: str = "") -> str:
+    image = files.printable(row["image"])
     if row["status"] != "done":
-        return f"{row['image']}: failed: {files.printable(row['error'])}"
+        return f"{image}: failed: {files.printable(row['error'])}"
     lines = [
-        f"{row['image']}: {row['verdict']}, P(fake) = {row['p_fake']:.3f} "
-        f"(fake above {threshold:.4g}), cosine {row['cosine']:+.3f}",
+        f"{image}: {row['verdict']}, P(fake) = {row['p_fake']:.3f} "
+        f"(fake above {threshold:.4g}), cosine {row['cosine']:+.3f}{mark}",
         f"  caption: {files.printable(row['caption'])}",
     ]
     if row.get("p_fake_without_global") is not None:

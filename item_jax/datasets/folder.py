@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import glob
 import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +161,46 @@ def skipped(found: Tree) -> list[str]:
         f"{n} {printable(suffix)}" for suffix, n in sorted(found.others.items())
     )
     return [f"skipped, not images by their names: {kinds}"] if kinds else []
+
+
+def image_files(words: Sequence[str | os.PathLike]) -> list[Path]:
+    """Returns the image files that a person names: files, folders, glob patterns.
+
+    Args:
+      words: a file is taken whatever its name ends in; of a folder, and of what a
+        pattern such as `photos/**/*.jpg` finds, what `tree` finds in it. `~` is home.
+
+    Returns:
+      Absolute paths, without repetition, in the order of the words.
+
+    Raises:
+      ValueError: naming what does not exist, or holds no image.
+    """
+    found: dict[Path, None] = {}
+    missing = []
+    for word in words:
+        path = Path(word).expanduser()
+        if path.is_dir():
+            inside = [path / key for key in tree(path).sizes]
+        elif os.path.lexists(path):
+            inside = [path]
+        else:
+            matches = sorted(map(Path, glob.glob(str(path), recursive=True)))
+            inside = [
+                p for p in matches if p.is_file() and p.suffix.lower() in SUFFIXES
+            ]
+            if matches and not inside:
+                inside = [p / k for p in matches if p.is_dir() for k in tree(p).sizes]
+        if not inside:
+            missing.append(os.fspath(word))
+        found |= dict.fromkeys(Path(os.path.abspath(p)) for p in inside)
+    if missing:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise ValueError(
+            f"no image at {', '.join(map(repr, missing[:5]))}{more}: neither a file "
+            f"nor a folder or pattern with images in it ({', '.join(SUFFIXES)})"
+        )
+    return list(found)
 
 
 # ------------------------------------------------------------------------------ index

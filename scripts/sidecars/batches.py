@@ -76,6 +76,13 @@ class Step(abc.ABC):
     def canary(self, image: np.ndarray, word: str) -> str:
         """Returns what the model finds in an image that should yield `word`."""
 
+    def check(self, rows: Sequence[Mapping[str, Any]]) -> None:  # noqa: B027
+        """Looks at the rows of a shard so far; for a model that gives nonsense.
+
+        Raises:
+          ValueError: to stop the run, with the remedy.
+        """
+
 
 @dataclasses.dataclass
 class Loaded:

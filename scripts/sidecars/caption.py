@@ -9,9 +9,8 @@ index` reads the result.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -21,9 +20,13 @@ from item_jax import choices
 from item_sidecars import models, run
 from item_sidecars.batches import AdapterError, Job, Step, is_encodable
 from item_sidecars.captioners import PRESETS
-from item_sidecars.ranks import ranks
 
 _PACKAGE = "item_sidecars.captioners"
+
+_EMPTY = "the caption is empty"
+
+FEW = 8
+"""Images of which captions that are all equal, or all empty, may be chance."""
 
 _EXAMPLES = """\
 examples:
@@ -38,6 +41,7 @@ class CaptionStep(Step):
 
     Args:
       captioner: see `item_sidecars.captioners`.
+      allow_equal: whether all captions may be the same.
     """
 
     stage = "caption"
@@ -45,8 +49,8 @@ class CaptionStep(Step):
     columns = ("sha256", "width", "height")
     empty = {"caption": None}
 
-    def __init__(self, captioner: Any):
-        self.captioner = captioner
+    def __init__(self, captioner: Any, *, allow_equal: bool = False):
+        self.captioner, self._allow_equal = captioner, allow_equal
 
     def prepare(self, image: np.ndarray, job: Job | None) -> Any:
         """Makes the captioner's input of uint8 [H, W, 3]."""
@@ -69,7 +73,7 @@ class CaptionStep(Step):
         tried = f", also with the prompt {prompt!r}" if prompt else ""
         for i, result in enumerate(results):
             if not result["caption"]:
-                results[i] = {"error": f"the caption is empty{tried}"}
+                results[i] = {"error": f"{_EMPTY}{tried}"}
             elif not is_encodable(result["caption"]):
                 text = ascii(result["caption"])
                 results[i] = {"error": f"the caption is not valid Unicode: {text}"}
@@ -84,6 +88,30 @@ class CaptionStep(Step):
                 "images; expected as many strings"
             )
         return [models.canonical(text) for text in texts]
+
+    def check(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Refuses captions that are all empty, or all equal, of different pictures.
+
+        Raises:
+          ValueError: with the remedies.
+        """
+        said: dict[str, str] = {}  # a caption per picture; of equal ones, one
+        for row in rows:
+            if row["status"] == "done" or _EMPTY in (row["error"] or ""):
+                said[row["sha256"]] = row["caption"] or ""
+        if len(said) <= FEW or len(set(said.values())) > 1 or self._allow_equal:
+            return
+        text = next(iter(said.values()))
+        settings = getattr(self.captioner, "settings", {})
+        dtype = settings.get("dtype", "unknown")
+        what = f"the same caption, {ascii(text)[:80]}" if text else "no caption"
+        raise ValueError(
+            f"{len(said)} different pictures have {what}: this model gives nonsense "
+            f"here (dtype {dtype}). Remedies: --dtype bfloat16 or float32 (float16 "
+            "overflows in many models); a model made for captions, and no reasoning "
+            "model; other versions of transformers. Then give another --out. If the "
+            "pictures are really all alike: --allow-equal-captions"
+        )
 
     def canary(self, image: np.ndarray, word: str) -> str:
         """Returns the caption of an image."""
@@ -102,11 +130,12 @@ def caption(arguments: argparse.Namespace) -> int:
     """
     if arguments.merge:
         return run.merge(CaptionStep, arguments)
-    place = ranks(os.environ, arguments.rank, arguments.world_size)
+    place = run.find_ranks(arguments)
     jobs = run.list_images(arguments.images)
     captioner = load_captioner(arguments, place.local)
     settings = {"captioner": captioner.settings}
-    return run.run(CaptionStep(captioner), jobs, arguments, place, settings)
+    step = CaptionStep(captioner, allow_equal=arguments.allow_equal_captions)
+    return run.run(step, jobs, arguments, place, settings)
 
 
 def load_captioner(arguments: argparse.Namespace, local_rank: int = 0) -> Any:
@@ -169,6 +198,11 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument(
         "--prompt", default="", help="default: none; for chat models the paper's"
+    )
+    p.add_argument(
+        "--allow-equal-captions",
+        action="store_true",
+        help="go on when all captions of a shard are equal or empty",
     )
     run.add_flags(p, batch_size=32)
     return p

@@ -11,7 +11,6 @@ command continues. `item-jax index` reads the result.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -24,7 +23,6 @@ from item_jax import choices, files, perturb, records
 from item_sidecars import boxes, run
 from item_sidecars import phrases as noun_phrases
 from item_sidecars.batches import AdapterError, Job, Skipped, Step, is_encodable
-from item_sidecars.ranks import ranks
 
 GLIP_NLTK = "glip-nltk"
 # Status of a caption's row; files written before schema item-sidecar/2 say the second.
@@ -160,7 +158,7 @@ def ground(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--min-score {arguments.min_score} is not in [0, 1]")
     if arguments.merge:
         return run.merge(GroundStep, arguments)
-    place = ranks(os.environ, arguments.rank, arguments.world_size)
+    place = run.find_ranks(arguments)
     jobs, captions = read_captions(arguments.captions)
     arguments.perturb = perturbation(arguments)
     given = find = None

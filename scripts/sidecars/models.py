@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import importlib
 import importlib.metadata
 import os
@@ -17,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import item_jax
+from item_jax.files import folder_digest
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 VERSIONS = ("torch", "transformers", "pillow", "numpy", "nltk")
@@ -101,10 +101,28 @@ class Checkpoint:
             transformers 5 uses that of the configuration, which means 14 GB of float32
             for blip2-opt-2.7b.
           device: a torch.device.
+
+        Raises:
+          ValueError: when the weights are here and do not fit the device's memory.
         """
         torch = require("torch", "captions and boxes")
+        self._check_memory(dtype, device)
         model = self.load(cls, dtype=getattr(torch, dtype), use_safetensors=True)
         return model.to(device).eval()
+
+    def _check_memory(self, dtype: str, device: Any) -> None:
+        """Refuses weights that cannot fit, before minutes of loading end in a kill."""
+        stored = str(getattr(self.config, "dtype", None) or "float32")
+        sizes = [p.stat().st_size for p in Path(self.source).glob("*.safetensors")]
+        # Of a model on the Hub the size is not known before it is downloaded.
+        needed = sum(sizes) * _BYTES[dtype] / _BYTES.get(stored.split(".")[-1], 4)
+        found = memory(device)
+        if found is not None and needed > found:
+            raise ValueError(
+                f"model {self.source!r} needs {needed / 2**30:.1f} GiB for its weights "
+                f"in {dtype}, and this {device.type} has {found / 2**30:.1f} GiB: use "
+                "a smaller model, another machine, or a 16-bit --dtype"
+            )
 
     def image_processor(self) -> Any:
         """Loads the image processor on Pillow: torchvision resizes differently."""
@@ -120,6 +138,19 @@ class Checkpoint:
         return self.load(transformers.AutoTokenizer, **options)
 
 
+_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+def memory(device: Any) -> int | None:
+    """Returns the bytes that are free on a GPU, or that a machine has; None unknown."""
+    if device.type == "cuda":
+        return require("torch", "captions and boxes").cuda.mem_get_info(device)[0]
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows
+        return None
+
+
 def _commit(repository: str, revision: str) -> str:
     """Returns the commit that a branch or tag pointed to when it was downloaded.
 
@@ -130,26 +161,6 @@ def _commit(repository: str, revision: str) -> str:
 
     path = try_to_load_from_cache(repository, "config.json", revision=revision)
     return Path(path).parent.name if isinstance(path, str) else revision
-
-
-def folder_digest(folder: str | Path) -> str:
-    """Returns a digest of a checkpoint's files: names, sizes and content.
-
-    Of a file above 4 MiB it covers the first and the last MiB: eight processes that
-    start together should not read 7 GB each to tell two models apart.
-    """
-    state = hashlib.sha256()
-    for path in sorted(p for p in Path(folder).iterdir() if p.is_file()):
-        size = path.stat().st_size
-        state.update(f"{path.name} {size}\n".encode())
-        with open(path, "rb") as f:
-            if size <= 4 << 20:
-                state.update(f.read())
-            else:
-                state.update(f.read(1 << 20))
-                f.seek(-(1 << 20), os.SEEK_END)
-                state.update(f.read())
-    return state.hexdigest()
 
 
 def require(name: str, purpose: str) -> ModuleType:
@@ -173,10 +184,29 @@ def require(name: str, purpose: str) -> ModuleType:
 
 
 def precision(dtype: str, device: Any, fast: str = "float16") -> str:
-    """Returns a dtype; "auto" means `fast` on a GPU and float32 on a CPU."""
+    """Returns a dtype; "auto" means `fast` on a GPU and float32 on a CPU.
+
+    Args:
+      dtype: of the command line, one of `DTYPES`.
+      device: a torch.device.
+      fast: the model's own. float16 suits BLIP, BLIP-2 with OPT and LLaVA, which were
+        released in it; in other models it overflows (Gemma 3 says nothing, Qwen2.5-VL
+        "!!!"), see `released_dtype`.
+    """
     if dtype != "auto":
         return dtype
     return fast if device.type == "cuda" else "float32"
+
+
+def released_dtype(config: Any) -> str:
+    """Returns the 16-bit dtype that suits a checkpoint: its own, or bfloat16.
+
+    Args:
+      config: of transformers. Only a model that was released in float16 runs in it.
+    """
+    texts = [config, getattr(config, "text_config", None)]
+    found = {str(getattr(c, "dtype", None)).removeprefix("torch.") for c in texts if c}
+    return "float16" if "float16" in found and "bfloat16" not in found else "bfloat16"
 
 
 def device(local_rank: int) -> Any:

@@ -63,11 +63,10 @@ class PhraseFinder:
         `span` is `[start, end)` in characters: `caption[start:end] == phrase`. A phrase
         that occurs twice is returned twice.
         """
-        spans = self._tokens(caption)
+        words, spans = self._tokens(caption)
         if not spans:
             return []
-        # GLIP tags the caption in lower case.
-        tagged = self._tagger([caption[a:b].lower() for a, b in spans])
+        tagged = self._tagger(words)
         found, place = [], 0
         for part in self._chunker.parse(list(tagged)):
             length = 1 if isinstance(part, tuple) else len(part)
@@ -77,18 +76,29 @@ class PhraseFinder:
                 found.append(phrase_at(caption, own[0][0], own[-1][1]))
         return [p for p in found if _last_word(p) not in self._stop_list]
 
-    def _tokens(self, caption: str) -> list[tuple[int, int]]:
-        """Returns the spans of the tokens.
+    def _tokens(self, caption: str) -> tuple[list[str], list[tuple[int, int]]]:
+        """Returns the tokens as GLIP tags them, in lower case, and their spans.
+
+        A double quote is tagged as the tokenizer writes it, `` or ''. As it stands in
+        the caption the tagger takes it for a noun, so that it would become a phrase and
+        take the noun beside it along.
 
         The tokenizer expects one sentence at a time: it splits a final dot off the last
         word of its input only.
         """
-        spans = []
+        words: list[str] = []
+        spans: list[tuple[int, int]] = []
         for sentence in _SENTENCES.finditer(caption):
-            start = sentence.start()
-            own = self._tokenizer.span_tokenize(sentence.group())
-            spans += [(start + a, start + b) for a, b in own]
-        return spans
+            start, text = sentence.start(), sentence.group()
+            own = [
+                (start + a, start + b) for a, b in self._tokenizer.span_tokenize(text)
+            ]
+            said = self._tokenizer.tokenize(text)
+            if len(said) != len(own):  # quotes that the two read differently
+                said = [caption[a:b] for a, b in own]
+            words += [word.lower() for word in said]
+            spans += own
+        return words, spans
 
 
 def phrase_at(caption: str, start: int, end: int) -> Phrase:

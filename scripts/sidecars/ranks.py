@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,32 +16,39 @@ class Ranks:
       world: how many processes there are.
       local: its number on its machine, from 0.
       source: where these numbers come from, for messages.
+      array: of a whole SLURM array: its "first" task, "step" and "tasks" (their
+        count), kept in `run.json` for when a part of it runs again; else None.
     """
 
     rank: int
     world: int
     local: int
     source: str
+    array: Mapping[str, int] | None = None
 
 
 def ranks(
     environment: Mapping[str, str],
     rank: int | None = None,
     world_size: int | None = None,
+    *,
+    begun: Any = None,
 ) -> Ranks:
     """Finds out which process this is.
 
     A SLURM array multiplies what runs inside each of its tasks: 4 array tasks of 8
-    processes are 32 ranks.
+    processes are 32 ranks. A part of an array, such as `--array=3,7`, takes the ranks
+    that the same tasks had when the whole array ran.
 
     Args:
       environment: of the process.
       rank: from the command line, or None.
       world_size: from the command line, or None.
+      begun: the `array` of the run that began in the output folder, or None.
 
     Raises:
-      ValueError: when only one of the two is given, when they do not fit together, or
-        when a variable is not a number.
+      ValueError: when only one of the two is given, when they do not fit together, when
+        a variable is not a number, or for a part of an array that never ran.
     """
 
     def number(name: str, default: int = 0) -> int:
@@ -73,9 +81,9 @@ def ranks(
                 number("SLURM_LOCALID"),
                 "SLURM_PROCID",
             )
-        found = (
-            _in_array(inner, number) if "SLURM_ARRAY_TASK_ID" in environment else inner
-        )
+        found = inner
+        if "SLURM_ARRAY_TASK_ID" in environment:
+            found = _in_array(inner, number, begun)
     if not 0 <= found.rank < found.world:
         raise ValueError(
             f"rank {found.rank} of {found.world} processes ({found.source}); ranks go "
@@ -84,12 +92,50 @@ def ranks(
     return found
 
 
-def _in_array(inner: Ranks, number) -> Ranks:
+def _in_array(inner: Ranks, number: Callable[..., int], begun: Any) -> Ranks:
     """Places the processes of one task among those of all tasks of a SLURM array."""
-    tasks = number("SLURM_ARRAY_TASK_COUNT", 1)
-    past = number("SLURM_ARRAY_TASK_ID") - number("SLURM_ARRAY_TASK_MIN")
-    task = past // max(number("SLURM_ARRAY_TASK_STEP", 1), 1)
-    source = inner.source if tasks == 1 else f"SLURM array and {inner.source}"
+    task, first = number("SLURM_ARRAY_TASK_ID"), number("SLURM_ARRAY_TASK_MIN")
+    own = {
+        "first": first,
+        "step": max(number("SLURM_ARRAY_TASK_STEP", 1), 1),
+        "tasks": number("SLURM_ARRAY_TASK_COUNT", 1),
+    }
+    last = number("SLURM_ARRAY_TASK_MAX", first + (own["tasks"] - 1) * own["step"])
+    gaps = first + (own["tasks"] - 1) * own["step"] != last
+    array = own
+    if _is_array(begun) and (gaps or (first > begun["first"])):
+        array = begun
+    elif gaps:
+        raise ValueError(
+            f"the SLURM array has {own['tasks']} of the tasks {first} to {last}: run "
+            "the whole array first, in this --out, then a part of it again; or give "
+            "--rank and --world-size"
+        )
+    past = task - array["first"]
+    place, rest = divmod(past, array["step"])
+    if rest or not 0 <= place < array["tasks"]:
+        raise ValueError(
+            f"task {task} was not in the SLURM array that began in this --out: tasks "
+            f"{array['first']} to "
+            f"{array['first'] + (array['tasks'] - 1) * array['step']}"
+        )
+    source = inner.source
+    if array["tasks"] > 1:
+        source = f"SLURM array and {source}"
     return Ranks(
-        task * inner.world + inner.rank, tasks * inner.world, inner.local, source
+        place * inner.world + inner.rank,
+        array["tasks"] * inner.world,
+        inner.local,
+        source if array is own else f"{source}, a part of it again",
+        array if array["tasks"] > 1 else None,
+    )
+
+
+def _is_array(value: Any) -> bool:
+    """Whether `run.json` has a usable array; a person may have edited it."""
+    return (
+        isinstance(value, dict)
+        and all(type(value.get(name)) is int for name in ("first", "step", "tasks"))
+        and value["step"] > 0
+        and value["tasks"] > 1
     )

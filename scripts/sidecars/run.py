@@ -26,7 +26,7 @@ from item_jax.progress import progress
 from item_sidecars import shards
 from item_sidecars.batches import AdapterError, Job, Loader, Runner, Step, ahead
 from item_sidecars.models import DTYPES, versions
-from item_sidecars.ranks import Ranks
+from item_sidecars.ranks import Ranks, ranks
 
 LONG_RUN = 10_000  # images from which a run without a canary gets a reminder
 
@@ -122,6 +122,17 @@ def guarded(main: Callable[[Any], int], arguments: Any) -> int:
 # ---------------------------------------------------------------------------- images
 
 
+def find_ranks(arguments: argparse.Namespace) -> Ranks:
+    """Finds out which process this is; see `ranks.ranks`.
+
+    Raises:
+      ValueError: as `ranks.ranks`; for a damaged `run.json`.
+    """
+    path = arguments.out / "run.json"
+    begun = files.read_json(path).get("slurm_array") if path.is_file() else None
+    return ranks(os.environ, arguments.rank, arguments.world_size, begun=begun)
+
+
 def list_images(image_root: str | Path) -> list[Job]:
     """Returns the images below a folder that `item-jax index` finds, sorted by key.
 
@@ -202,7 +213,8 @@ def run(
     }
     image_root = Path(arguments.images)
     _check_canary(step, arguments, len(jobs))
-    shards.claim(arguments.out, settings, images=str(image_root.resolve()))
+    beside = {"images": str(image_root.resolve()), "slurm_array": place.array}
+    shards.claim(arguments.out, settings, **beside)
     mine = parts[place.rank :: place.world]
     say(
         f"{len(jobs):,} images in {len(parts)} shards; rank {place.rank} of "
@@ -274,15 +286,19 @@ def _run_shard(
     pool: ThreadPoolExecutor,
     bar: tqdm,
 ) -> None:
-    count = part.open()
-    _advance_resumed(bar, count)
+    written = part.open()
+    _advance_resumed(bar, len(written))
+    so_far = list(written)
     try:
-        for batch in ahead(pool, load, jobs[count:], part.batch_size):
+        for batch in ahead(pool, load, jobs[len(written) :], part.batch_size):
             rows = runner.rows(batch)
             part.append(rows)
+            so_far += rows
+            runner.step.check(so_far)
             runner.failed += sum(row["status"] == "failed" for row in rows)
             bar.set_postfix(failed=runner.failed, refresh=False)
             bar.update(len(rows))
+        runner.step.check(so_far)  # also when nothing was left to do
         part.finish()
     finally:
         part.close()

@@ -157,8 +157,8 @@ class Shard:
             self._write_mark()
         return True
 
-    def open(self) -> int:
-        """Opens the shard for appending and returns how many rows it has already.
+    def open(self) -> list[dict[str, Any]]:
+        """Opens the shard for appending and returns the rows it has already.
 
         A torn line, and what follows the last whole batch, is cut off.
 
@@ -178,10 +178,11 @@ class Shard:
             ) from e
         except OSError:  # a file system without locks
             pass
-        size, count = self._whole_batches(self.partial.read_bytes())
+        data = self.partial.read_bytes()
+        size, _ = self._whole_batches(data)
         self._file.truncate(size)
         self._synced = time.monotonic()
-        return count
+        return [json.loads(line) for line in io.BytesIO(data[:size])]
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Appends the rows of one batch.

@@ -18,6 +18,7 @@ handles, for `--captioner auto`. A captioner of your own needs no file here:
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 PRESETS = {
@@ -45,3 +46,28 @@ def generate_options(preset: str, **changes: Any) -> dict[str, Any]:
     """
     unset = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     return unset | PRESETS[preset] | changes
+
+
+def effective(model: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """Returns the settings that `generate` will work with, for `run.json`.
+
+    A checkpoint may bring a `generation_config.json`; what `options` does not set comes
+    from there, such as a repetition penalty that makes "greedy" something else.
+
+    Args:
+      model: the one whose `generate` is called; of BLIP and BLIP-2 the inner one.
+      options: of `generate_options`.
+
+    Returns:
+      Every setting that differs from the defaults of transformers.
+    """
+    settings = copy.deepcopy(model.generation_config)
+    settings.update(**options)
+    found = settings.to_diff_dict()
+    return {k: v for k, v in sorted(found.items()) if k not in _NOT_DECODING}
+
+
+_NOT_DECODING = (
+    *("transformers_version", "_from_model_config", "return_dict", "use_cache"),
+    *("output_attentions", "output_hidden_states"),
+)

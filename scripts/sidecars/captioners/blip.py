@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from item_sidecars.captioners import RETRY_PROMPT, generate_options
+from item_sidecars.captioners import RETRY_PROMPT, effective, generate_options
 from item_sidecars.models import Checkpoint, device, precision, require
 
 MODEL_TYPES = ("blip",)
@@ -45,6 +45,14 @@ class Captioner:
             "dtype": dtype,
             "preset": preset,
             "generate": self._options,
+            "decoding": effective(
+                self._model.text_decoder,
+                {
+                    "eos_token_id": found.config.text_config.sep_token_id,
+                    "pad_token_id": found.config.text_config.pad_token_id,
+                    **self._options,
+                },
+            ),
             "prompt": prompt,
             "retry_prompt": self.retry_prompt,
             "image_backend": "pil",

@@ -17,3 +17,4 @@ class Captioner(chat.Captioner):
     name = "llava"
     types = MODEL_TYPES
     max_side = None  # the processor resizes to 336 pixels; resizing once is enough
+    fast = "float16"  # its model card

@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from item_jax.files import folder_digest
 from item_sidecars.grounders.grounding_dino import lower
-from item_sidecars.models import device, folder_digest
+from item_sidecars.models import device
 
 MODELS = {"glip": ""}
 CONFIG = "glip_atss_swin-l_fpn_dyhead_pretrain_mixeddata"  # GLIP-L, in mmdet

@@ -1,0 +1,389 @@
+"""From images to verdicts in one command: the sidecars in processes of their own."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from item_jax import __main__ as door
+from item_jax import files, sidecar_runs
+from item_jax.datasets import folder
+from item_jax.sidecar_runs import Request, annotate
+
+ROOT = Path(__file__).parent.parent
+TESTS = Path(__file__).parent
+FAKE = Request("m", "fake_sidecars", "fake_sidecars")
+
+
+@pytest.fixture(autouse=True)
+def environment(tmp_path, monkeypatch):
+    """The fake models can be imported, and log that they were loaded."""
+    paths = (str(ROOT), str(TESTS))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setenv("FAKE_LOG", str(tmp_path / "log"))
+
+
+def loads(tmp_path):
+    log = tmp_path / "log"
+    return log.read_text().split("\n")[:-1] if log.exists() else []
+
+
+def save_pictures(root, count, *, seed=0, label=""):
+    rng = np.random.default_rng(seed)
+    (root / label).mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        pixels = rng.integers(0, 256, (40 + i % 3, 36, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / label / f"{i:02d}.png")
+    return root
+
+
+# The real tagger needs data that must be downloaded: phrases of a file stand in.
+@pytest.fixture(scope="session")
+def nltk_data(tmp_path_factory):
+    """A tagger with a small vocabulary, where NLTK looks for its own."""
+    import nltk
+
+    from item_sidecars import phrases
+
+    model = nltk.tag.PerceptronTagger(load=False)
+    sentences = [
+        [("a", "DT"), ("corner", "NN"), ("in", "IN"), ("batch", "NN"), ("1", "CD")],
+        [("the", "DT"), ("dog", "NN"), ("runs", "VBZ"), (".", ".")],
+        [("a", "DT"), ("red", "JJ"), ("ball", "NN"), ("rolls", "VBZ")],
+    ]
+    model.train(sentences * 30, nr_iter=5)
+    root = tmp_path_factory.mktemp("nltk_data")
+    data = root / "taggers" / phrases.DATA
+    data.mkdir(parents=True)
+    learnt = {
+        "weights": model.model.weights,
+        "tagdict": model.tagdict,
+        "classes": sorted(model.classes),
+    }
+    for name, value in learnt.items():
+        (data / f"{phrases.DATA}.{name}.json").write_text(json.dumps(value))
+    return root
+
+
+@pytest.fixture(autouse=True)
+def tagger(nltk_data, monkeypatch):
+    monkeypatch.setenv("NLTK_DATA", str(nltk_data))
+
+
+# ------------------------------------------------------------------------- annotate
+
+
+def test_what_is_known_is_not_asked_again(tmp_path):
+    photos = save_pictures(tmp_path / "photos", 5)
+    shutil.copy(photos / "00.png", photos / "copy.jpeg")  # the same image twice
+    (photos / "bad.jpg").write_text("no picture")
+    keys = list(folder.tree(photos).sizes)
+    first = annotate(photos, keys, FAKE)
+    assert loads(tmp_path) == ["captioner m", "grounder tiny"]
+    assert first.asked == {"caption": 6, "ground": 5}
+    by_key = {record.key: record for record in first.records}
+    assert by_key["00.png"].caption.startswith("a ") and by_key["00.png"].objects
+    assert by_key["00.png"].caption == by_key["copy.jpeg"].caption
+    assert "captioner: ImageError" in by_key["bad.jpg"].error
+    assert first.facts["captioner"]["id"] == "fake-m"
+    assert first.facts["grounder"]["reader_threshold"] == 0.3
+
+    again = annotate(photos, keys, FAKE)
+    assert again.records == first.records and again.facts == first.facts
+    assert again.asked == {"caption": 0, "ground": 0}
+    assert len(loads(tmp_path)) == 2
+    # Known by content, wherever it is; only the new one is asked about.
+    Image.new("RGB", (40, 40), "red").save(photos / "new.png")
+    moved = photos.rename(tmp_path / "moved")
+    more = annotate(moved, [*keys, "new.png"], FAKE)
+    assert more.asked == {"caption": 1, "ground": 1}
+    assert more.records[:-1] == first.records
+    # Another model, or another version, is another request.
+    other = annotate(moved, keys[:1], Request("other", "fake_sidecars"))
+    assert other.facts["captioner"]["id"] == "fake-other"
+    assert other.facts["grounder"] is None and other.asked["caption"] == 1
+    cache = tmp_path / "xdg" / "item_jax" / "sidecars"
+    assert sidecar_runs.default_cache() == cache
+    assert not list(cache.glob("*/work-*"))
+
+
+def test_other_settings_ask_again(tmp_path, monkeypatch):
+    """A branch of the Hub has moved: the request is the same, the fingerprint not."""
+    photos = save_pictures(tmp_path / "photos", 3)
+    keys = list(folder.tree(photos).sizes)
+    request = Request("m", "fake_sidecars")
+    annotate(photos, keys[:2], request)
+    assert annotate(photos, keys[:2], request).asked["caption"] == 0
+    ask = sidecar_runs._Memory._options
+    monkeypatch.setattr(
+        sidecar_runs._Memory, "_options", lambda *a: [*ask(*a), "--preset", "blip-beam"]
+    )
+    found = annotate(photos, keys, request)
+    assert found.asked["caption"] == 1 + 2
+    assert found.facts["captioner"]["preset"] == "blip-beam"
+    assert annotate(photos, keys, request).asked["caption"] == 0
+
+
+def test_a_killed_run_goes_on(tmp_path, monkeypatch):
+    photos = save_pictures(tmp_path / "photos", 4)
+    keys = list(folder.tree(photos).sizes)
+    run = sidecar_runs._run
+
+    def killed(words, role):
+        run(words, role)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sidecar_runs, "_run", killed)
+    with pytest.raises(KeyboardInterrupt):
+        annotate(photos, keys, Request("m", "fake_sidecars"))
+    monkeypatch.setattr(sidecar_runs, "_run", run)
+    found = annotate(photos, keys, Request("m", "fake_sidecars"))
+    assert all(record.caption for record in found.records)
+
+
+def test_missing_files_and_a_damaged_memory_are_named(tmp_path):
+    photos = save_pictures(tmp_path / "photos", 2)
+    request = Request("m", "fake_sidecars")
+    found = annotate(photos, ["00.png", "gone.png"], request)
+    assert "cannot be read: no such file" in found.records[1].error
+    assert found.records[0].error is None
+    (path,) = (tmp_path / "xdg").glob("item_jax/sidecars/caption-*/current.json")
+    path.write_text("{}")
+    with pytest.raises(ValueError, match="current.json: 'facts' is missing"):
+        annotate(photos, ["00.png"], request)
+
+
+def test_the_sidecars_own_message_arrives(tmp_path):
+    photos = save_pictures(tmp_path / "photos", 2)
+    with pytest.raises(ValueError, match="the captioner stopped: model 'nowhere' can"):
+        annotate(photos, ["00.png"], Request("nowhere"))
+    with pytest.raises(ValueError, match="unknown captioner 'bilp'.*Did you mean 'bli"):
+        annotate(photos, ["00.png"], Request("m", "bilp"))
+
+
+def test_no_torch_names_the_command(monkeypatch):
+    monkeypatch.setattr(
+        sidecar_runs, "missing_packages", lambda names: [n for n in names if "t" in n]
+    )
+    with pytest.raises(ValueError, match=r"need .*torch.*pip install 'item-jax\[torch"):
+        sidecar_runs.check_installed(Request("m"))
+
+
+def test_files_folders_and_globs(tmp_path):
+    photos = save_pictures(tmp_path / "photos", 3)
+    save_pictures(photos, 2, label="inner")
+    (photos / "notes.txt").write_text("x")
+    odd = tmp_path / "odd"
+    odd.write_bytes((photos / "00.png").read_bytes())
+
+    def names(*words):
+        return [p.relative_to(tmp_path).as_posix() for p in folder.image_files(words)]
+
+    assert len(names(photos)) == 5
+    assert names(odd) == ["odd"]
+    assert names(photos / "*.png") == [f"photos/0{i}.png" for i in range(3)]
+    assert len(names(photos / "**" / "*")) == 5
+    assert names(photos / "inn*") == ["photos/inner/00.png", "photos/inner/01.png"]
+    assert names(photos / "00.png", photos)[:2] == ["photos/00.png", "photos/01.png"]
+    with pytest.raises(ValueError, match="no image at '.*gone.jpg', '.*x.gif'"):
+        folder.image_files([tmp_path / "gone.jpg", photos, tmp_path / "*x.gif"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no image at '.*empty'"):
+        folder.image_files([tmp_path / "empty"])
+
+
+# --------------------------------------------------------------------- fit and predict
+
+
+def item_jax(*words, status=0):
+    done = subprocess.run(
+        [sys.executable, "-m", "item_jax", *map(str, words)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+SIDECARS = (
+    *("--caption-with", "m", "--captioner", "fake_sidecars"),
+    *("--ground-with", "fake_sidecars"),
+)
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory, tiny_clip, nltk_data):
+    """A head that `item-jax fit` made of 24 images, and what it printed."""
+    root = tmp_path_factory.mktemp("fit")
+    for seed, label in enumerate(("real", "fake")):
+        save_pictures(root / "mine", 12, seed=seed, label=label)
+    (root / "mine/fake/03.png").write_bytes(b"\x89PNG no more")
+    words = (
+        *("fit", root / "mine", "--workdir", root / "run", *SIDECARS),
+        *("--sidecar-cache", root / "cache", f"--config.tower={tiny_clip[0]}"),
+        *("--config.train.epochs=2", "--config.evaluate.bootstrap=20"),
+    )
+    before = dict(os.environ)
+    os.environ |= {
+        "PYTHONPATH": os.pathsep.join((str(ROOT), str(TESTS))),
+        "NLTK_DATA": str(nltk_data),
+        "FAKE_LOG": str(root / "log"),
+    }
+    try:
+        return root, words, item_jax(*words, status=1)
+    finally:
+        os.environ.clear()
+        os.environ |= before
+
+
+def test_fit_ends_with_figures_and_says_how_few(head, tmp_path):
+    root, words, said = head
+    assert "20% of each label were held out as test images" in said
+    assert "That is few" in said and "1 images could not be used" in said
+    assert "no others" in said
+    results = files.read_json(root / "run/results/results.json")
+    counts = results["counts"]
+    assert counts["in"] == counts["done"] + counts["failed"]
+    records = [r for _, r in files.read_json_lines(root / "run/records.jsonl")]
+    splits = {(r["split"], r["label"]) for r in records}
+    assert splits == {(s, x) for s in ("train", "test") for x in ("real", "fake")}
+    config = files.read_json(root / "run/head/config.json")
+    assert config["embedding"]["captioner"]["id"] == "fake-m"
+    assert config["embedding"]["grounder"]["adapter"] == "fake_sidecars"
+    # Again: nothing is asked, embedded or trained.
+    again = item_jax(*words, status=1)
+    assert not loads(tmp_path), "a captioner was started"
+    assert "fitted with these settings already" in again
+    assert [r for _, r in files.read_json_lines(root / "run/records.jsonl")] == records
+
+
+def test_the_held_out_images_stay_when_others_come(head, tmp_path):
+    from item_jax.commands import fit
+
+    root, _, _ = head
+    mine = tmp_path / "mine"
+    shutil.copytree(root / "mine", mine)
+    one, _ = fit.split_images(folder.label_folders(mine).records, mine)
+    before = {r.key: r.split for r in one}
+    save_pictures(mine / "more", 6, seed=9, label="real")
+    shutil.copy(mine / "real/00.png", mine / "more/real/copy.png")
+    two, _ = fit.split_images(folder.label_folders(mine).records, mine)
+    after = {r.key: r.split for r in two}
+    assert {k: after[k] for k in before} == before
+    assert after["more/real/copy.png"] == after["real/00.png"]
+    (mine / "train").mkdir()
+    shutil.move(mine / "real", mine / "train/real")
+    with pytest.raises(ValueError, match="both train/ and test/, or neither"):
+        fit.split_images(folder.label_folders(mine).records, mine)
+    shutil.rmtree(mine / "fake")
+    with pytest.raises(ValueError, match="at least 2 images each.*and 0 fake"):
+        fit.split_images(folder.label_folders(mine).records, mine)
+
+
+def test_from_a_folder_to_verdicts_and_pictures(head, tmp_path):
+    root, _, _ = head
+    photos = save_pictures(tmp_path / "photos", 4, seed=5)
+    save_pictures(photos, 2, seed=6, label="inner")
+    (photos / "bad.jpg").write_text("no picture")
+    words = (
+        *("predict", photos, "--head", root / "run/head", *SIDECARS),
+        *("--save-dir", tmp_path / "d", "--json", tmp_path / "p.jsonl"),
+    )
+    said = item_jax(*words, status=1)
+    assert said.count("P(fake) = ") == 6 and "bad.jpg: failed: " in said
+    assert "warning: captioner" not in said and "warning: grounder" not in said
+    rows = [row for _, row in files.read_json_lines(tmp_path / "p.jsonl")]
+    assert len(rows) == 7 and sum(row["status"] == "done" for row in rows) == 6
+    done = [row for row in rows if row["status"] == "done"]
+    assert all(row["captioner"] == "fake-m" and row["objects"] for row in done)
+    for row in done:
+        with Image.open(row["evidence"]) as picture:
+            assert picture.format == "PNG" and picture.width == 1000
+    assert (tmp_path / "d/inner/00.png.png").is_file()
+    assert loads(tmp_path) == ["captioner m", "grounder tiny"]
+    # The second time no sidecar is started.
+    assert item_jax(*words, status=1).count("P(fake) = ") == 6
+    assert len(loads(tmp_path)) == 2
+    assert [row for _, row in files.read_json_lines(tmp_path / "p.jsonl")] == rows
+
+
+def test_other_captions_than_the_heads_are_said(head, tmp_path):
+    root, _, _ = head
+    photos = save_pictures(tmp_path / "photos", 1, seed=5)
+    base = ("predict", photos / "*.png", "--head", root / "run/head")
+    said = item_jax(
+        *(*base, "--caption-with", "other", "--captioner", "fake_sidecars"),
+        *("--json", tmp_path / "p.jsonl"),
+    )
+    assert "captioner: item was fitted on captions of 'fake-m', these are of" in said
+    assert (
+        "grounder: item was fitted on boxes of 'fake-tiny', these are of none" in said
+    )
+    assert "note: no objects, and none are used: --ground-with NAME" in said
+    assert "(other captions or boxes than the head's)" in said
+    row = json.loads((tmp_path / "p.jsonl").read_text())
+    assert len(row["warnings"]) == 2 and row["grounder"] is None
+    said = item_jax(*base, "--caption", "a dog")
+    assert "these are of 'given by hand'" in said
+    said = item_jax(*base, "--records", root / "run/records.jsonl", status=2)
+    assert "has no record for" in said
+    image = root / "mine/real/00.png"
+    said = item_jax(
+        *("predict", image, "--head", root / "run/head"),
+        *("--records", root / "run/records.jsonl"),
+    )
+    assert "warning" not in said
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ([], "--caption-with MODEL, such as Salesforce/blip2"),
+        (["--caption", "x", "--caption-with", "m"], "give either --records"),
+        (["--caption", "x", "--ground-with", "y"], "no effect without --caption-with"),
+        (["--caption-with", "m", "--ground-model", "y"], "without --ground-with"),
+        (["--caption", "x", "--save-dir", "d", "--no-evidence"], "draws the evidence"),
+    ],
+)
+def test_options_that_contradict_each_other(words, message, capsys):
+    assert door.main(["predict", "x.png", "--head", "h", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_end_to_end_with_tiny_checkpoints(head, tmp_path):
+    """BLIP-2 and MM-Grounding-DINO of the real classes; the models are gone for the
+    second run, but for what tells that they are the same."""
+    import tiny_sidecars
+
+    root, _, _ = head
+    photos = save_pictures(tmp_path / "photos", 6, seed=5)
+    captioner = tiny_sidecars.blip2(tmp_path / "blip2")
+    grounder = tiny_sidecars.mm_grounding_dino(tmp_path / "dino")
+    words = (
+        *("predict", photos, "--head", root / "run/head"),
+        *("--caption-with", captioner, "--ground-with", "mm-grounding-dino"),
+        *("--ground-model", grounder, "--save-dir", tmp_path / "d"),
+    )
+    said = item_jax(*words)
+    assert said.count("P(fake) = ") == 6
+    assert len(list((tmp_path / "d").glob("*.png"))) == 6
+    assert "these are of 'blip2'" in said and "these are of 'dino'" in said
+    # No process of a sidecar can start any more.
+    code = (
+        "import sys; from item_jax import sidecar_runs, __main__ as door\n"
+        "sidecar_runs._run = None\nsys.exit(door.main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("P(fake) = ") == 6
