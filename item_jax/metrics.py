@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 THRESHOLD = 0.5
 """A score above this, not equal to it, says fake; UniFD's `validate.py`, strict >."""
@@ -48,13 +47,21 @@ def average_precision(labels: ArrayLike, scores: ArrayLike) -> float | None:
     None unless both classes are present.
     """
     labels, scores = check(labels, scores)
-    return float(average_precision_score(labels, scores)) if _both(labels) else None
+    if not _both(labels):
+        return None
+    from sklearn.metrics import average_precision_score  # a verdict needs none of it
+
+    return float(average_precision_score(labels, scores))
 
 
 def roc_auc(labels: ArrayLike, scores: ArrayLike) -> float | None:
     """Area under the ROC curve; None unless both classes are present."""
     labels, scores = check(labels, scores)
-    return float(roc_auc_score(labels, scores)) if _both(labels) else None
+    if not _both(labels):
+        return None
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(labels, scores))
 
 
 def tpr_at_fpr(labels: ArrayLike, scores: ArrayLike, fpr: float) -> float | None:
@@ -75,7 +82,7 @@ def tpr_at_fpr(labels: ArrayLike, scores: ArrayLike, fpr: float) -> float | None
         raise ValueError(f"fpr {fpr!r} is not a fraction in [0, 1]")
     if not _both(labels):
         return None
-    false, true, _ = roc_curve(labels, scores, drop_intermediate=False)
+    false, true = _roc_curve(labels, scores)
     return float(true[false <= fpr].max())
 
 
@@ -88,7 +95,7 @@ def equal_error_rate(labels: ArrayLike, scores: ArrayLike) -> float | None:
     labels, scores = check(labels, scores)
     if not _both(labels):
         return None
-    false, true, _ = roc_curve(labels, scores, drop_intermediate=False)
+    false, true = _roc_curve(labels, scores)
     # false - (1 - true) grows from -1 to 1; its zero is the point.
     return float(np.interp(0.0, false + true - 1, false))
 
@@ -173,6 +180,14 @@ def check(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]
             "allowed: finite numbers"
         )
     return labels.astype(np.int64), scores
+
+
+def _roc_curve(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """False and true positive rates at every threshold."""
+    from sklearn.metrics import roc_curve
+
+    false, true, _ = roc_curve(labels, scores, drop_intermediate=False)
+    return false, true
 
 
 def _both(labels: np.ndarray) -> bool:

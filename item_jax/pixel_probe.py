@@ -68,8 +68,8 @@ def features(image: np.ndarray) -> np.ndarray | None:
     y = np.fft.fftfreq(grey.shape[0])[:, None]
     x = np.fft.rfftfreq(grey.shape[1])[None]
     ring = np.minimum((np.hypot(y, x) * 2 * RINGS).astype(int), RINGS)  # corners: last
-    power = np.bincount(ring.ravel(), spectrum.ravel(), RINGS + 1)[:RINGS]
-    power = power / np.bincount(ring.ravel(), minlength=RINGS + 1)[:RINGS]
+    total = np.bincount(ring.ravel(), spectrum.ravel(), RINGS + 1)[:RINGS]
+    power = total / np.bincount(ring.ravel(), minlength=RINGS + 1)[:RINGS]
     return np.log(np.r_[magnitude.ravel(), power] + FLOOR).astype(np.float32)
 
 

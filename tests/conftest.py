@@ -20,6 +20,23 @@ from item_jax.towers.towers import load_towers  # noqa: E402
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+# These start many programs. They come first, so that no test process is left with one
+# of them when the other has finished.
+LONGEST = (
+    *("test_main.py", "test_sidecar_runs.py", "test_outside.py", "test_distributed.py"),
+    *("test_towers.py", "test_training_loop.py", "test_tfds.py", "test_pipeline.py"),
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Brings the longest files to the front; the order within a file stays."""
+    items.sort(
+        key=lambda item: (
+            LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST)
+        )
+    )
+
+
 @pytest.fixture(scope="session")
 def tiny_clip(tmp_path_factory):
     """A random tiny checkpoint on disk and its torch model."""

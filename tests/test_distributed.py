@@ -78,6 +78,7 @@ def alone(photos, tiny_clip, tmp_path_factory):
     return stages(1, photos, tiny_clip[0], folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3])
 def test_processes_give_the_bytes_of_one(count, photos, tiny_clip, alone, tmp_path):
     """24 records in 5 shards: the processes have unequal shares."""
@@ -86,6 +87,7 @@ def test_processes_give_the_bytes_of_one(count, photos, tiny_clip, alone, tmp_pa
     assert json.loads(found["embeddings/manifest.json"])["shards"] == 5
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_leaves_a_resumable_state(
     photos, tiny_clip, alone, tmp_path
 ):

@@ -242,6 +242,7 @@ def test_a_damaged_shard_is_named(photos, towers, config, tmp_path):
         EmbeddingCache(tmp_path)
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_is_byte_identical(photos, tiny_clip, tmp_path):
     """SIGKILL in the real program, again and again, against an uninterrupted run."""
     root, records = photos

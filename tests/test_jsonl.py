@@ -63,6 +63,7 @@ def test_threads_and_a_pickled_copy_read_the_same(tmp_path):
     assert list(records(pickle.loads(pickle.dumps(found)))) == expected
 
 
+@pytest.mark.slow
 def test_memory_does_not_hold_the_records(tmp_path):
     path = write(tmp_path / "records.jsonl", 20_000)
     RecordFile(path)  # what is imported and cached on the way is not the file's

@@ -24,7 +24,7 @@ def run(*words, status=0, cwd=None, **environment):
         capture_output=True,
         text=True,
         cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""} | environment,
     )
     assert done.returncode == status, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
@@ -85,7 +85,7 @@ def test_the_readmes_twenty_seconds(demo):
         capture_output=True,
         text=True,
         cwd=workdir.parent,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""},
     )
     assert done.returncode == 0, done.stderr
     assert re.match(r"(real|fake) [01]\.\d+\n", done.stdout)
@@ -188,6 +188,7 @@ def test_a_contradicting_card_is_a_warning(demo, tmp_path):
     assert said in results["warnings"]
 
 
+@pytest.mark.slow
 def test_named_caches_and_their_results(demo, tmp_path):
     """Trained on the plain cache, tested on a perturbed one beside it."""
     workdir, _ = demo

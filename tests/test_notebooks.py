@@ -35,6 +35,7 @@ def test_notebook_is_stored_without_outputs(path):
     assert all(not c.outputs and c.execution_count is None for c in code)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of jupyter_client
 def test_notebook_runs(path, this_python):

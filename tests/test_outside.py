@@ -25,7 +25,8 @@ def run(*words, status=0, program=("-m", "item_jax")):
         [sys.executable, *program, *map(str, words)],
         capture_output=True,
         text=True,
-        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{OUTSIDE}"},
+        env=os.environ
+        | {"PYTHONPATH": f"{ROOT}{os.pathsep}{OUTSIDE}", "XLA_FLAGS": ""},
     )
     assert done.returncode == status, done.stdout + done.stderr
     assert "Traceback" not in done.stderr

@@ -86,6 +86,7 @@ for image in stream:
 """
 
 
+@pytest.mark.slow
 def test_eight_real_processes_share_the_records(many):
     root, records = many
     runs = [

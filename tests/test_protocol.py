@@ -5,8 +5,9 @@ import pytest
 
 from item_jax import protocol
 from item_jax.embed import embed_records
-from item_jax.evaluate import evaluate_methods, table
+from item_jax.evaluate import evaluate_methods
 from item_jax.records import Record
+from item_jax.tables import table
 from item_jax.train import fit_method, training_set
 
 

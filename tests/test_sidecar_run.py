@@ -148,7 +148,8 @@ def test_perturbed_pictures_are_captioned(pictures, whole, tmp_path):
 # ------------------------------------------------------------------ kills and resume
 
 
-@pytest.mark.parametrize("count", [4, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [20])
 def test_killed_at_random_points_the_output_is_the_same(
     pictures, whole, tmp_path, count
 ):

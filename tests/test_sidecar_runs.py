@@ -207,6 +207,7 @@ def item_jax(*words, status=0):
         [sys.executable, "-m", "item_jax", *map(str, words)],
         capture_output=True,
         text=True,
+        env=os.environ | {"XLA_FLAGS": ""},
     )
     assert done.returncode == status, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
@@ -288,6 +289,7 @@ def test_the_held_out_images_stay_when_others_come(head, tmp_path):
         fit.split_images(folder.label_folders(mine).records, mine)
 
 
+@pytest.mark.slow
 def test_from_a_folder_to_verdicts_and_pictures(head, tmp_path):
     root, _, _ = head
     photos = save_pictures(tmp_path / "photos", 4, seed=5)
@@ -315,6 +317,7 @@ def test_from_a_folder_to_verdicts_and_pictures(head, tmp_path):
     assert [row for _, row in files.read_json_lines(tmp_path / "p.jsonl")] == rows
 
 
+@pytest.mark.slow
 def test_other_captions_than_the_heads_are_said(head, tmp_path):
     root, _, _ = head
     photos = save_pictures(tmp_path / "photos", 1, seed=5)

@@ -134,6 +134,7 @@ def test_embeddings_equal_those_of_the_folder(mixed, packed, towers, config, tmp
     assert contents(tmp_path / "folder") == contents(tmp_path / "pack")
 
 
+@pytest.mark.slow
 def test_the_commands_from_folder_to_embeddings(photos, tiny_clip, tmp_path):
     """Index by hand, pack, embed from both: the caches are the same files."""
     root, records = photos

@@ -58,7 +58,12 @@ def torch_text(model, towers, texts):
 
 
 @pytest.mark.parametrize(
-    "size", ["tiny", "ViT-B-32", pytest.param("ViT-L-14", marks=pytest.mark.slow)]
+    "size",
+    [
+        "tiny",
+        pytest.param("ViT-B-32", marks=pytest.mark.slow),
+        pytest.param("ViT-L-14", marks=pytest.mark.slow),
+    ],
 )
 def test_parity_with_torch(size, tmp_path):
     """The real sizes, both towers whole, from files on disk."""

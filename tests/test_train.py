@@ -138,6 +138,7 @@ def test_metrics_hold_every_epoch_once_after_a_kill(cache, config, tmp_path):
     assert epochs == {"head": [1, 2, 3, 4, 5, 6, 7], "tidy": [1, 2, 3, 4, 5, 6, 7]}
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_gives_the_same_head(cache, config, tmp_path):
     """SIGKILL in the real program; the second run goes on from its checkpoint."""
     (tmp_path / "killed").mkdir()
