@@ -117,9 +117,9 @@ def evaluate_methods(
     """
     c = config.evaluate
     config_lib.check(config, ("seed", "evaluate"))
-    said = list(warnings)
+    notices = list(warnings)
     for name, seeds in fitted.items():
-        said += settings.compare(seeds[0].embedding, cache.embedding, what=name)
+        notices += settings.compare(seeds[0].embedding, cache.embedding, what=name)
     scores = score(cache, fitted, split=c.split)
     sources = protocol.complete_real_sources(scores.rows, cache.real_sources)
     keys = [row["key"] for row in scores.rows]
@@ -132,7 +132,7 @@ def evaluate_methods(
         for name, index in groups.items()
         if len(set(scores.labels[index])) < 2
     }
-    said += [
+    notices += [
         f"{name} has only {label} images: AP and AUC are undefined, and it is left out "
         "of the macro average"
         for name, label in single.items()
@@ -155,7 +155,7 @@ def evaluate_methods(
     }
     if replicates is not None:
         comparison.compare(results, replicates, scores.labels, scores.columns, groups)
-    said += _held_in(fitted, cache, c.split)
+    notices += _held_in(fitted, cache, c.split)
     first = next(iter(fitted))
     out = {
         "method": first,
@@ -176,7 +176,7 @@ def evaluate_methods(
             "real_sources": sources,
         },
         "embedding": cache.embedding,
-        "warnings": list(dict.fromkeys(said)),
+        "warnings": list(dict.fromkeys(notices)),
         "config": config_lib.to_json(config),
     }
     if folder is not None:
@@ -347,7 +347,7 @@ def _held_in(
     fitted: Mapping[str, Sequence[FittedMethod]], cache: EmbeddingCache, split: str
 ) -> list[str]:
     """Warns of a threshold that was fitted on the images it is tested on."""
-    said = []
+    notices = []
     for name, seeds in fitted.items():
         own = seeds[0].calibration
         if (
@@ -355,11 +355,11 @@ def _held_in(
             and own["records_sha256"] == cache.manifest["records_sha256"]
             and (not split or own["split"] in ("", split))
         ):
-            said.append(
+            notices.append(
                 f"the threshold of {name} was fitted on split {own['split']!r} of "
                 "these records: its ACC is not held out"
             )
-    return said
+    return notices
 
 
 def _write_scores(

@@ -194,13 +194,13 @@ def _described(config: Mapping[str, Any]) -> str:
 
 def _altered(embedding: Mapping[str, Any]) -> str:
     """What was done to the images before they were embedded, if anything."""
-    said = ""
+    altered = ""
     perturb, neutralise = embedding["perturb"], embedding["neutralise"]
     if perturb["name"] != "none":
-        said += f", perturbation {perturb['name']}:{perturb['severity']}"
+        altered += f", perturbation {perturb['name']}:{perturb['severity']}"
     if neutralise["quality"] or neutralise["size"]:
-        said += (
+        altered += (
             f", neutralised (JPEG quality {neutralise['quality'] or '-'}, side "
             f"{neutralise['size'] or '-'})"
         )
-    return said
+    return altered

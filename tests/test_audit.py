@@ -297,6 +297,7 @@ def run(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_the_command(pictures, tmp_path):
     root = tmp_path / "images"
     save(root, pictures, "real", "jpg")

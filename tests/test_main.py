@@ -119,6 +119,7 @@ def test_predict_goes_on_after_a_bad_image(demo, tmp_path):
     assert out.count("P(fake) = ") == 1
 
 
+@pytest.mark.slow
 def test_predict_says_what_it_lacks(demo, tmp_path):
     workdir, _ = demo
     Image.new("RGB", (64, 64), "red").save(tmp_path / "good.png")
@@ -137,6 +138,7 @@ def test_predict_says_what_it_lacks(demo, tmp_path):
     assert "no fitted method in" in out
 
 
+@pytest.mark.slow
 def test_stages_from_a_run_card_with_overrides(demo, tmp_path):
     """More methods on the demo's embeddings: nothing is embedded again."""
     workdir, _ = demo
@@ -172,6 +174,7 @@ def test_stages_from_a_run_card_with_overrides(demo, tmp_path):
     assert "Did you mean 'cosine'" in out
 
 
+@pytest.mark.slow
 def test_a_contradicting_card_is_a_warning(demo, tmp_path):
     workdir, _ = demo
     (tmp_path / "embeddings").symlink_to(workdir / "embeddings")
@@ -217,6 +220,7 @@ def test_named_caches_and_their_results(demo, tmp_path):
     assert "allowed: letters, digits" in out
 
 
+@pytest.mark.slow
 def test_captions_of_other_pixels_are_refused(demo, tmp_path):
     """caption.py --perturb jpeg:2 met clean pixels without a word."""
     workdir, _ = demo
@@ -269,6 +273,7 @@ def test_a_nan_stops_at_the_towers_the_cache_and_the_method(demo, tmp_path):
     assert f"NaN or infinite values in {name}" in out
 
 
+@pytest.mark.slow
 def test_index_join_embed_with_failures(tiny_clip, tmp_path):
     images = tmp_path / "images"
     for i, label in enumerate(("real", "fake", "real", "fake")):

@@ -159,6 +159,7 @@ def test_a_run_card_names_them_too(study, tmp_path):
     assert "methods/from-a-card" in out
 
 
+@pytest.mark.slow
 def test_a_data_set(study, clip, tmp_path):
     out = run(
         *("embed", "--workdir", tmp_path, f"--config.tower={clip}"),

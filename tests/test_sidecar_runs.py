@@ -245,6 +245,7 @@ def head(tmp_path_factory, tiny_clip, nltk_data):
         os.environ |= before
 
 
+@pytest.mark.slow
 def test_fit_ends_with_figures_and_says_how_few(head, tmp_path):
     root, words, said = head
     assert "20% of each label were held out as test images" in said
