@@ -15,7 +15,12 @@ from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 from scipy.special import expit, xlogy
 
-from item_jax.metrics import check
+from item_jax.metrics import (
+    check,
+    expected_calibration_error,
+    image_weights,
+    missing_class,
+)
 
 CLIP = 1e-7
 """P(fake) is kept this far from 0 and 1 where its logarithm is taken: about the
@@ -149,13 +154,13 @@ def negative_log_likelihood(
     y, s = _probabilities(labels, scores)
     s = np.clip(s, CLIP, 1 - CLIP)
     loss = -(xlogy(y, s) + xlogy(1 - y, 1 - s))
-    return float(_weights(y, balanced) @ loss)
+    return float(image_weights(y, balanced) @ loss)
 
 
 def brier(labels: ArrayLike, scores: ArrayLike, *, balanced: bool = False) -> float:
     """Mean of (P(fake) - label)^2 (Brier 1950); see `negative_log_likelihood`."""
     y, s = _probabilities(labels, scores)
-    return float(_weights(y, balanced) @ (s - y) ** 2)
+    return float(image_weights(y, balanced) @ (s - y) ** 2)
 
 
 def reliability(
@@ -176,7 +181,7 @@ def reliability(
     y, s = _probabilities(labels, scores)
     if bins < 1:
         raise ValueError(f"bins {bins!r} is not a number >= 1")
-    weights = _weights(y, balanced)
+    weights = image_weights(y, balanced)
     part = np.minimum((s * bins).astype(int), bins - 1)
     total, score, fake = (
         np.bincount(part, weights=w, minlength=bins)
@@ -196,15 +201,7 @@ def reliability(
     ]
 
 
-def calibration_error(
-    labels: ArrayLike, scores: ArrayLike, *, bins: int = BINS, balanced: bool = True
-) -> float:
-    """ECE: mean distance of a reliability curve from the diagonal, by weight."""
-    curve = reliability(labels, scores, bins=bins, balanced=balanced)
-    return float(sum(b["weight"] * abs(b["score"] - b["fake"]) for b in curve))
-
-
-def summary(labels: ArrayLike, scores: ArrayLike) -> dict[str, float]:
+def summary(labels: ArrayLike, scores: ArrayLike) -> dict[str, float | None]:
     """Class-balanced `nll`, `brier` and `ece_balanced`, and the oracle's accuracy.
 
     `oracle_acc` is the highest accuracy that any threshold has on these very images: a
@@ -216,7 +213,7 @@ def summary(labels: ArrayLike, scores: ArrayLike) -> dict[str, float]:
     return {
         "nll": negative_log_likelihood(labels, scores, balanced=True),
         "brier": brier(labels, scores, balanced=True),
-        "ece_balanced": calibration_error(labels, scores),
+        "ece_balanced": expected_calibration_error(labels, scores, balanced=True),
         "oracle_acc": best_accuracy(labels, scores).accuracy,
     }
 
@@ -224,22 +221,6 @@ def summary(labels: ArrayLike, scores: ArrayLike) -> dict[str, float]:
 def _logit(p: np.ndarray) -> np.ndarray:
     p = np.clip(p, CLIP, 1 - CLIP)
     return np.log(p) - np.log1p(-p)
-
-
-def _weights(labels: np.ndarray, balanced: bool) -> np.ndarray:
-    """Weights of the images, which sum to 1."""
-    if not balanced:
-        return np.full(len(labels), 1 / len(labels))
-    counts = np.bincount(labels, minlength=2)
-    if not counts.all():
-        raise ValueError(_missing(counts))
-    return 0.5 / counts[labels]
-
-
-def _missing(counts: np.ndarray) -> str:
-    return (
-        f"images of both classes are needed, found {counts[0]} real, {counts[1]} fake"
-    )
 
 
 def _probabilities(
@@ -259,5 +240,5 @@ def _both_classes(
     y, s = _probabilities(labels, scores)
     counts = np.bincount(y, minlength=2)
     if not counts.all():
-        raise ValueError(_missing(counts))
+        raise ValueError(missing_class(counts))
     return y, s

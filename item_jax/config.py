@@ -110,7 +110,7 @@ FIELDS: dict[str, Field] = {
     "embed.batch_size": Field(256, "views in a device batch; speed only", least=1),
     "embed.text_batch_size": Field(256, "texts in a device batch; speed only", least=1),
     "embed.shard_size": Field(
-        1024, "records in a shard: the most a kill can cost", least=1
+        1024, "records in a shard, which is what an interrupted run repeats", least=1
     ),
     "embed.mode": Field("jit", "sharding; results are equal", ("jit", "pmap")),
     "embed.storage": Field(
@@ -209,7 +209,10 @@ READS: dict[str, tuple[str, ...]] = {
         *("data.max_objects", "data.min_object_pixels", "data.max_pixels", "views"),
         *("neutralise", "embed", "misalignment", "head", "train", "evaluate"),
     ),
-    "predict": ("embed", "dtype", "data.max_pixels"),
+    "predict": (
+        *("dtype", "data.max_pixels", "embed.batch_size", "embed.text_batch_size"),
+        *("embed.mode", "embed.threads", "embed.workers", "embed.on_error"),
+    ),
     "config": tuple(FIELDS),
 }
 """Which fields, or whole sections, a command uses; any other override is refused."""

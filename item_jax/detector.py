@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
-from PIL import Image
 
 from item_jax import config as config_lib
-from item_jax import images as images_lib
 from item_jax import pipeline, settings
-from item_jax.datasets.dataset import Dataset, RecordList
+from item_jax.datasets.dataset import Dataset
+from item_jax.datasets.pictures import Input, as_dataset
 from item_jax.embed import embed_images
 from item_jax.embeddings import Embeddings, Row
 from item_jax.fitted import FittedMethod
 from item_jax.methods import item
 from item_jax.misalignment import cosine
-from item_jax.records import Object, Record
+from item_jax.records import Object
 from item_jax.towers.checkpoint import download
 from item_jax.towers.towers import load_towers
-
-Input = Record | str | Path | Image.Image | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,24 +140,8 @@ class ItemDetector:
         Raises:
           ValueError: for a missing or damaged method, or towers that do not fit it.
         """
-        method, folder = load_method(name, revision)
-        tower = method.embedding["tower"]
-        if towers is None or isinstance(towers, str | Path):
-            source = str(towers or tower["name"])
-            try:
-                towers = load_towers(
-                    source,
-                    dtype or method.embedding["dtype"],
-                    family="" if towers else tower["family"],
-                )
-            except ValueError as e:
-                if towers is None:
-                    raise ValueError(
-                        f"the towers of {folder} cannot be loaded: {e}. If they are "
-                        "elsewhere now, say where (--towers; in Python towers=)"
-                    ) from e
-                raise
-        return cls(towers, method, config)
+        method = load_method(name, revision)
+        return cls(towers_of(method, towers, dtype), method, config)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes the method; the towers stay where their name says."""
@@ -290,18 +270,13 @@ class ItemDetector:
         return [float(p) for p in self.method.score(embeddings, changed)]
 
 
-def load_method(
-    name: str | Path, revision: str | None = None
-) -> tuple[FittedMethod, Path]:
+def load_method(name: str | Path, revision: str | None = None) -> FittedMethod:
     """Loads a fitted method without its towers.
 
     Args:
       name: a folder that `item-jax train` wrote, or a Hugging Face repository id, whose
         method may not name modules outside item_jax.
       revision: of a repository.
-
-    Returns:
-      The method, and the folder it is in.
 
     Raises:
       ValueError: for a missing or damaged method.
@@ -314,81 +289,40 @@ def load_method(
                 f"no fitted method {str(name)!r}: neither a folder nor a repository id"
             )
         folder = download(str(name), revision)
-    return FittedMethod.load(folder, modules=local), folder
+    return FittedMethod.load(folder, modules=local)
 
 
-class _Pictures:
-    """A data set of what somebody holds in hand: paths, PIL images, arrays."""
+def towers_of(
+    method: FittedMethod, towers: Any = None, dtype: str | None = None
+) -> Any:
+    """Returns the towers that a method scores with.
 
-    facts: dict[str, Any] = {}
-
-    def __init__(self, inputs: Sequence[Input], root: Path, captions: Sequence[str]):
-        self._inputs, self._root, self._captions = inputs, root, captions
-
-    def __len__(self) -> int:
-        return len(self._inputs)
-
-    def record(self, number: int) -> Record:
-        given = self._inputs[number]
-        key = str(given) if isinstance(given, str | Path) else f"input {number}"
-        return Record(key, caption=self._captions[number])
-
-    def read(self, number: int) -> bytes:
-        given = self._inputs[number]
-        if isinstance(given, str | Path):
-            path = self._root / given
-            return images_lib.read_bytes(path.parent, path.name)
-        if isinstance(given, np.ndarray):
-            images_lib.check_image(given)
-            given = Image.fromarray(given)
-        assert isinstance(given, Image.Image)
-        file = io.BytesIO()
-        given.save(file, "PNG")
-        return file.getvalue()
-
-
-def as_dataset(
-    inputs: Input | Sequence[Input],
-    images: str | Path | None,
-    captions: Sequence[str] | str | None,
-) -> Dataset:
-    """Makes a data set of the inputs of `ItemDetector.predict`.
+    Args:
+      method: fitted.
+      towers: a CLIP model, which is returned, or where it is; default the one named in
+        the method's configuration.
+      dtype: "float32" or "bfloat16"; default that of the training.
 
     Raises:
-      ValueError: saying what to pass.
+      ValueError: if they cannot be loaded, or a loaded model is of another dtype.
     """
-    if isinstance(inputs, Record | str | Path | Image.Image | np.ndarray):
-        inputs = [inputs]
-    if isinstance(captions, str):
-        captions = [captions]
-    kinds = {
-        "record" if isinstance(x, Record) else "picture"
-        for x in inputs
-        if isinstance(x, Record | str | Path | Image.Image | np.ndarray)
-    }
-    wrong = [
-        x
-        for x in inputs
-        if not isinstance(x, Record | str | Path | Image.Image | np.ndarray)
-    ]
-    if wrong or len(kinds) > 1:
-        found = type(wrong[0]).__name__ if wrong else "both kinds"
-        raise ValueError(
-            "pass a list of records, or of paths, PIL images or uint8 arrays [H, W, 3] "
-            f"with captions=; found {found}"
-        )
-    if kinds == {"picture"}:
-        if captions is None or len(captions) != len(inputs):
+    tower = method.embedding["tower"]
+    if towers is not None and not isinstance(towers, str | Path):
+        if dtype not in (None, towers.dtype):
             raise ValueError(
-                f"{len(inputs)} images need as many captions, found "
-                f"{0 if captions is None else len(captions)}: "
-                'predict(["x.jpg"], captions=["a dog on a beach"])'
+                f"dtype {dtype!r}, but the towers given are of {towers.dtype!r}"
             )
-        return _Pictures(inputs, Path(images or "."), captions)
-    if captions is not None:
-        raise ValueError("captions= goes with images; a record has its own caption")
-    if inputs and images is None:
-        raise ValueError(
-            "where are the images of the records? predict(records, images=FOLDER)"
+        return towers
+    try:
+        return load_towers(
+            str(towers or tower["name"]),
+            dtype or method.embedding["dtype"],
+            family=tower["family"],
         )
-    return RecordList(list(inputs), images)  # type: ignore[arg-type]
+    except ValueError as e:
+        if towers is not None:
+            raise
+        raise ValueError(
+            f"the towers of method {method.name!r} cannot be loaded: {e}. If they are "
+            "elsewhere now, say where (--towers; in Python towers=)"
+        ) from e

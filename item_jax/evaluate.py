@@ -110,7 +110,7 @@ def evaluate_methods(
       (means), "difference" (fake - real), "interval_95", "direction" ("higher",
       "lower" or "undecided": that of the fakes)}}; `counts` {in, done, failed};
       `failures`; `single_class` {generator: its only label}; `protocol`; `embedding`;
-      `warnings`; `config`.
+      `warnings`; `config`, its `seed` and `evaluate`.
 
     Raises:
       ValueError: if a method was fitted on another kind of embedding, naming it.
@@ -177,7 +177,9 @@ def evaluate_methods(
         },
         "embedding": cache.embedding,
         "warnings": list(dict.fromkeys(notices)),
-        "config": config_lib.to_json(config),
+        "config": {
+            name: config_lib.to_json(config)[name] for name in ("seed", "evaluate")
+        },
     }
     if folder is not None:
         folder = Path(folder)
@@ -185,8 +187,6 @@ def evaluate_methods(
         files.write_json(folder / "results.json", out)
     return out
 
-
-Replicates = statistics.Replicates | None
 
 RANKING = ("ap", "auc", "eer")
 """Figures that rank scores, as do those that begin with `tpr_at_fpr`."""
@@ -197,7 +197,7 @@ def _figures(
     seeds: Sequence[FittedMethod],
     scores: Scores,
     groups: Mapping[str, np.ndarray],
-    replicates: Replicates,
+    replicates: statistics.Replicates | None,
     config: ConfigDict,
 ) -> dict[str, Any]:
     """Everything about one method but its comparison with others.
@@ -318,7 +318,7 @@ def _reliability(scores: Scores, name: str, groups) -> list[dict[str, Any]]:
 def _over_seeds(
     name: str,
     per_seed: Sequence[Mapping[str, Any]],
-    replicates: Replicates,
+    replicates: statistics.Replicates | None,
     seed: int,
 ) -> dict[str, Any]:
     """Mean, standard deviation (n - 1) and interval of acc, ap and auc over seeds."""

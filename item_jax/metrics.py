@@ -101,7 +101,7 @@ def equal_error_rate(labels: ArrayLike, scores: ArrayLike) -> float | None:
 
 
 def expected_calibration_error(
-    labels: ArrayLike, scores: ArrayLike, *, bins: int = 15
+    labels: ArrayLike, scores: ArrayLike, *, bins: int = 15, balanced: bool = False
 ) -> float | None:
     """How far P(fake) is from the share of fakes, on average over the images.
 
@@ -109,7 +109,8 @@ def expected_calibration_error(
     the next, 1 to the last); each part adds |mean score - share of fakes|, weighted by
     its images. This is the error of the probability of one class (Naeini et al., AAAI
     2015), not of the confidence in the winner (Guo et al., ICML 2017, whose 15 bins
-    are the default here).
+    are the default here). With `balanced` each class counts half, whatever its number
+    of images; without both classes the error is then None.
 
     Returns:
       The error; None without images, or if scores leave [0, 1] and so are no
@@ -120,9 +121,12 @@ def expected_calibration_error(
         raise ValueError(f"bins {bins!r} is not a number >= 1")
     if len(scores) == 0 or scores.min() < 0 or scores.max() > 1:
         return None
+    if balanced and not _both(labels):
+        return None
+    weights = image_weights(labels, balanced)
     part = np.minimum((scores * bins).astype(int), bins - 1)
-    gaps = np.bincount(part, weights=scores - labels, minlength=bins)
-    return float(np.abs(gaps).sum() / len(scores))
+    gaps = np.bincount(part, weights=weights * (scores - labels), minlength=bins)
+    return float(np.abs(gaps).sum())
 
 
 def summary(
@@ -153,6 +157,31 @@ def summary(
         },
         "ece": expected_calibration_error(labels, scores),
     }
+
+
+def image_weights(labels: np.ndarray, balanced: bool) -> np.ndarray:
+    """Returns weights `[N]` that sum to 1.
+
+    Args:
+      labels: int64 `[N]`, real 0 and fake 1.
+      balanced: whether each class counts half, whatever its number of images.
+
+    Raises:
+      ValueError: if balanced, unless there are images of both classes.
+    """
+    if not balanced:
+        return np.full(len(labels), 1 / len(labels))
+    counts = np.bincount(labels, minlength=2)
+    if not counts.all():
+        raise ValueError(missing_class(counts))
+    return 0.5 / counts[labels]
+
+
+def missing_class(counts: np.ndarray) -> str:
+    """Returns the message for a set of one class; counts are [real, fake]."""
+    return (
+        f"images of both classes are needed, found {counts[0]} real, {counts[1]} fake"
+    )
 
 
 def check(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

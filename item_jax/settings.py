@@ -22,20 +22,21 @@ from item_jax.images import MAX_PIXELS
 
 Embedding = dict[str, Any]
 
+ROLES = ("captioner", "grounder")
 SECTIONS = ("data", "views", "neutralise", "perturb")
 LOCATIONS = ("records", "images")  # of `data`: where things are, not what they are
 
 REFUSED = ("tower", "views", "neutralise")
-"""Sections that make embeddings incomparable when they differ."""
-
-WARNED = ("dtype", "data", "perturb", "captioner", "grounder")
-"""Sections that shift a score: a warning, kept with the result."""
+"""Sections that make embeddings incomparable when they differ. Any other difference
+shifts a score: it is a warning, kept with the result."""
 
 IGNORED = (
     *("tower.name", "tower.family"),  # the checksum identifies a tower
-    "data.max_pixels",  # decides which images fail, not what an embedding is
     *("captioner.fingerprint", "grounder.fingerprint"),  # they name the images too
 )
+
+NOT_SCORES = ("data.max_pixels",)
+"""Decides which images fail, not what an embedding is: compared within a cache only."""
 
 
 def embedding(towers: Any, config: ConfigDict, facts: Mapping[str, Any]) -> Embedding:
@@ -59,7 +60,7 @@ def embedding(towers: Any, config: ConfigDict, facts: Mapping[str, Any]) -> Embe
     stored |= {name: to_json(config[name]) for name in SECTIONS}
     for name in LOCATIONS:
         del stored["data"][name]
-    return stored | {role: facts.get(role) for role in ("captioner", "grounder")}
+    return stored | {role: facts.get(role) for role in ROLES}
 
 
 def restore(stored: Embedding, config: ConfigDict) -> None:
@@ -69,7 +70,7 @@ def restore(stored: Embedding, config: ConfigDict) -> None:
     """
     for section in ("data", "views", "neutralise"):
         for name, value in stored[section].items():
-            if name in config[section]:
+            if name in config[section] and f"{section}.{name}" not in NOT_SCORES:
                 config[section][name] = value
 
 
@@ -92,8 +93,8 @@ def compare(stored: Embedding, found: Embedding, *, what: str) -> list[str]:
       what: the method's name, for messages.
 
     Returns:
-      A warning for each setting of `WARNED` that differs; a field that only one of two
-      captioners, or grounders, has recorded is not compared.
+      A warning for each other setting that differs, those of `compare_roles`
+      among them.
 
     Raises:
       ValueError: naming each setting of `REFUSED` that differs.
@@ -103,24 +104,18 @@ def compare(stored: Embedding, found: Embedding, *, what: str) -> list[str]:
     warnings: list[str] = []
     for name in dict.fromkeys((*old, *new)):
         section = name.partition(".")[0]
-        if section in ("captioner", "grounder") and not (name in old and name in new):
+        if section in ROLES or name in NOT_SCORES:
             continue
         if old.get(name) != new.get(name):
             message = f"{name}: {what} has {old.get(name)!r}, found {new.get(name)!r}"
             (refused if section in REFUSED else warnings).append(message)
-    for role in ("captioner", "grounder"):
-        if (stored[role] is None) != (found[role] is None):
-            warnings.append(
-                f"{role}: {what} has {_identity(stored[role])}, found "
-                f"{_identity(found[role])}"
-            )
     if refused:
         towers = [e["tower"]["name"] for e in (stored, found)]
         raise ValueError(
             f"{what} was fitted on another kind of embedding ({towers[0]}; these are "
             f"of {towers[1]}): {'; '.join(refused)}"
         )
-    return warnings
+    return warnings + compare_roles(stored, found, what=what)
 
 
 def compare_roles(
@@ -205,7 +200,7 @@ def upgrade(old: Mapping[str, Any], *, tower: str, embed_dim: int) -> Embedding:
             role: {"id": old[role].rpartition(" (")[0] or old[role]}
             if old.get(role)
             else None
-            for role in ("captioner", "grounder")
+            for role in ROLES
         },
     }
 
@@ -235,7 +230,7 @@ def check(stored: Mapping[str, Any], where: object) -> None:
     """
     for name, kind in _SHAPE.items():
         files.field(stored, f"embedding.{name}", kind, where)
-    for role in ("captioner", "grounder"):
+    for role in ROLES:
         known = files.field(stored, f"embedding.{role}", (dict, type(None)), where)
         if known is not None and "id" in known:
             files.field(stored, f"embedding.{role}.id", str, where)

@@ -69,7 +69,7 @@ def training_set(cache: EmbeddingCache, config: ConfigDict) -> TrainingSet:
       config: `train`.
 
     Raises:
-      ValueError: if there is no image of a generator, or only real or only fake ones.
+      ValueError: if a generator has no images, or all images are real, or all fake.
     """
     split, only = config.train.split, tuple(config.train.generators)
     seen: set[tuple[str, str]] = set()

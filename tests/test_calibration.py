@@ -129,9 +129,11 @@ def test_the_reliability_curve_is_scikit_learns():
     np.testing.assert_allclose([b["score"] for b in curve], mean, atol=1e-10)
     assert sum(b["n"] for b in curve) == 2000
     assert sum(b["weight"] for b in curve) == pytest.approx(1)
-    assert calibration.calibration_error(
-        labels, scores, balanced=False
-    ) == pytest.approx(metrics.expected_calibration_error(labels, scores), abs=1e-12)
+    for balanced in (False, True):
+        curve = calibration.reliability(labels, scores, balanced=balanced)
+        away = sum(b["weight"] * abs(b["score"] - b["fake"]) for b in curve)
+        error = metrics.expected_calibration_error(labels, scores, balanced=balanced)
+        assert error == pytest.approx(away, abs=1e-12)
 
 
 def test_a_balanced_curve_is_that_of_as_many_of_each():
@@ -140,10 +142,11 @@ def test_a_balanced_curve_is_that_of_as_many_of_each():
     labels = np.repeat([0, 1], [20_000, 2_000])
     logits = rng.normal(2 * labels - 1, 2**0.5)  # log odds at equal numbers
     scores = expit(logits * 2)
-    honest = calibration.calibration_error(labels, expit(logits * 2 / 2))
+    error = metrics.expected_calibration_error
+    honest = error(labels, expit(logits * 2 / 2), balanced=True)
     assert honest < 0.02
-    assert calibration.calibration_error(labels, scores) > 0.05
-    few = calibration.calibration_error(labels, expit(logits), balanced=False)
+    assert error(labels, scores, balanced=True) > 0.05
+    few = error(labels, expit(logits))
     assert few > 0.1, "prevalence alone, and no fault of the score"
     # Each fake ten times gives the same curve.
     many = np.r_[np.arange(20_000), np.repeat(np.arange(20_000, 22_000), 10)]

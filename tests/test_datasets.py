@@ -251,3 +251,12 @@ def test_a_file_that_cannot_be_read(photos):
         RecordList([gone], root).read(0)
     with pytest.raises(ValueError, match="--config.data.images=FOLDER"):
         RecordList([gone]).read(0)
+
+
+def test_a_folder_of_images_goes_with_a_records_file_only(tmp_path):
+    """It was ignored for everything that brings its own images."""
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "images" / "a.png")
+    for name in ("miniature", tmp_path / "images"):
+        with pytest.raises(ValueError, match="brings its own images"):
+            open_dataset(name, tmp_path)

@@ -268,7 +268,9 @@ def test_a_moved_tower_is_asked_for(trained, tmp_path, tiny_clip):
     config = json.loads(path.read_text())
     config["embedding"]["tower"]["name"] = "/moved/away"
     path.write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="say where .--towers; in Python towers="):
+    with pytest.raises(
+        ValueError, match="of method 'item' .*say where .--towers; in Python towers="
+    ):
         ItemDetector.from_pretrained(tmp_path / "head")
     assert ItemDetector.from_pretrained(tmp_path / "head", towers=tiny_clip[0])
 
@@ -294,3 +296,30 @@ def test_a_verdict_does_not_load_scikit_learn(trained):
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == []
+
+
+def test_a_dtype_that_the_towers_do_not_have_is_refused(trained, towers):
+    _, folder = trained
+    assert ItemDetector.from_pretrained(folder, towers=towers, dtype="float32")
+    with pytest.raises(ValueError, match="'bfloat16', but the towers .* 'float32'"):
+        ItemDetector.from_pretrained(folder, towers=towers, dtype="bfloat16")
+
+
+def test_a_picture_in_hand_is_the_picture_in_its_file(trained, tmp_path):
+    """Its orientation, and modes that PNG does not have."""
+    _, folder = trained
+    detector = ItemDetector.from_pretrained(folder)
+    rng = np.random.default_rng(0)
+    pixels = Image.fromarray(rng.integers(0, 256, (40, 60, 3), dtype=np.uint8))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    pixels.save(tmp_path / "turned.jpg", exif=turned)
+    pixels.convert("CMYK").save(tmp_path / "cmyk.jpg")
+    for name in ("turned.jpg", "cmyk.jpg"):
+        with Image.open(tmp_path / name) as picture:
+            inputs = [tmp_path / name, picture]
+            a, b = detector.predict(inputs, captions=["noise"] * 2)
+        assert a.p_fake == pytest.approx(b.p_fake, abs=1e-6), name
+        assert a.cosine == pytest.approx(b.cosine, abs=1e-6), name
+    with pytest.raises(ValueError, match=r"not float64 \[2, 3\]"):
+        detector.predict([np.zeros((2, 3))], captions=["x"])

@@ -66,7 +66,9 @@ def test_figures_are_scikit_learns(trained, tmp_path):
         assert ((q >= 0) & (q <= 1)).all()
     written = json.loads((tmp_path / "results/results.json").read_text())
     assert written == json.loads(json.dumps(results))
-    assert written["config"]["train"]["epochs"] == 5
+    assert written["config"].keys() == {"seed", "evaluate"}
+    training = written["methods"]["head"]["config"]["training"]
+    assert training["settings"]["train"]["epochs"] == 5
 
 
 def test_the_table_says_it_all(trained):
@@ -182,7 +184,8 @@ def test_a_train_and_a_test_that_differ_is_a_warning_that_stays(
     for words in (
         "data.score_threshold: head has 0.3, found 0.7",
         "perturb.name: head has 'none', found 'blur'",
-        "captioner: head has none, found 'llava'",
+        "captioner: head was fitted on captions of none, these are of 'llava': its "
+        "scores may be off",
     ):
         assert words in results["warnings"]
         assert f"warning: {words}" in table(results)

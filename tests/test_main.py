@@ -189,6 +189,8 @@ def test_a_contradicting_card_is_a_warning(demo, tmp_path):
     assert said in run("evaluate", "--config", card, "--workdir", tmp_path)
     results = json.loads((tmp_path / "results/results.json").read_text())
     assert said in results["warnings"]
+    out = run("evaluate", "--config", "tidy_vitl14", "--workdir", tmp_path)
+    assert "misalignment.name='tidy', head was made with 'item'" in out
 
 
 @pytest.mark.slow
@@ -347,6 +349,21 @@ def test_index_join_embed_with_failures(tiny_clip, tmp_path):
             "is now 'train.threshold'",
         ),
         (["train", "--workdir", "w", "--config.train.threshold=50"], "at most 1"),
+        (
+            ["train", "--workdir", "w", "--as=x", "--config.train.baselines=cosine"],
+            "train.baselines are fitted beside head/ only",
+        ),
+        (
+            ["train", "--workdir", "w", "--config.train.baselines=cosin"],
+            "Did you mean 'cosine'",
+        ),
+        *(
+            (
+                ["predict", "x.jpg", "--head=h", "--caption=c", f"--config.{field}"],
+                "use",
+            )
+            for field in ("embed.shard_size=2", "embed.storage=float16")
+        ),
         (
             ["train", "--workdir", "w", "--method=cosine", "--config.head.name=linear"],
             "method 'cosine' does not use 'head.name'",

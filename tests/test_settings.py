@@ -64,7 +64,6 @@ def test_other_embeddings_are_refused_by_field(stored, field, value):
         ("data.max_objects", 3),
         ("data.min_object_pixels", 1),
         ("perturb.name", "blur"),
-        ("captioner.id", "llava"),
         ("captioner.revision", "2"),
     ],
 )
@@ -86,9 +85,28 @@ def test_what_changes_no_score_is_not_compared(stored, field, value):
     assert settings.compare(stored, changed(stored, field, value), what="h") == []
 
 
+def test_the_limit_of_pixels_is_the_same_within_a_cache(stored):
+    """It decides which images fail; a detector may have another."""
+    other = changed(stored, "data.max_pixels", 7)
+    assert settings.differences(stored, other) == [
+        "data.max_pixels was 89478485 and is 7"
+    ]
+    c = config_lib.default()
+    c.data.max_pixels = 99
+    settings.restore(other, c)
+    assert c.data.max_pixels == 99
+
+
 def test_an_unknown_captioner_is_a_warning(stored):
     (warning,) = settings.compare(stored, stored | {"captioner": None}, what="h")
-    assert warning == "captioner: h has 'blip2', found none"
+    assert warning == (
+        "captioner: h was fitted on captions of 'blip2', these are of none: its scores "
+        "may be off"
+    )
+    other = changed(stored, "captioner.id", "llava")
+    (warning,) = settings.compare(stored, other, what="h")
+    assert "captions of 'blip2', these are of 'llava'" in warning
+    assert settings.differences(stored, other)
     # A field that only one of the two recorded says nothing.
     short = stored | {"captioner": {"id": "blip2"}}
     assert settings.compare(stored, short, what="h") == []

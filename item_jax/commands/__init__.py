@@ -131,22 +131,27 @@ def configured(arguments: argparse.Namespace) -> ConfigDict:
 
 
 def card_warnings(
-    arguments: argparse.Namespace, c: ConfigDict, embedding: dict[str, Any]
+    arguments: argparse.Namespace, c: ConfigDict, settings: dict[str, Any], what: str
 ) -> list[str]:
-    """Says where a run card asks for other embeddings than those at hand.
+    """Says where a run card contradicts the settings that something was made with.
 
     Args:
       arguments: of the command.
       c: its configuration.
-      embedding: of the cache; see `item_jax.settings`.
+      settings: that were stored, subtrees of a configuration.
+      what: they were stored with, such as "the cache".
+
+    Returns:
+      A warning for each field that differs and that the card has changed from its
+      default.
     """
     if not arguments.config:
         return []
-    stored = config_lib.leaves(embedding)
-    default = config_lib.leaves(config_lib.default())
+    stored = config_lib.leaves(settings)
+    default = config_lib.leaves(config_lib.to_json(config_lib.default()))
     return [
-        f"the run card says {name}={value!r}, the cache was made with {stored[name]!r}"
-        for name, value in config_lib.leaves(c).items()
+        f"the run card says {name}={value!r}, {what} was made with {stored[name]!r}"
+        for name, value in config_lib.leaves(config_lib.to_json(c)).items()
         if name in stored and value not in (stored[name], default[name])
     ]
 

@@ -61,8 +61,11 @@ def run(arguments: argparse.Namespace) -> int:
     enable_compilation_cache()
     workdir = Workdir(arguments.workdir)
     cache = EmbeddingCache(workdir.cache(arguments.cache))
-    warnings = card_warnings(arguments, c, cache.embedding)
     fitted = {name: load_seeds(folder) for name, folder in _folders(arguments).items()}
+    first = next(iter(fitted))
+    training = fitted[first][0].config["training"]["settings"]
+    warnings = card_warnings(arguments, c, cache.embedding, "the cache")
+    warnings += card_warnings(arguments, c, training, first)
     for name in list(fitted)[1:]:
         try:
             settings.compare(fitted[name][0].embedding, cache.embedding, what=name)

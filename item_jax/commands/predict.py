@@ -12,7 +12,14 @@ from typing import Any, NamedTuple
 
 from item_jax import files, records
 from item_jax.choices import nearest
-from item_jax.commands import SIDECARS, configured, option, say, sidecar_request
+from item_jax.commands import (
+    SIDECARS,
+    card_warnings,
+    configured,
+    option,
+    say,
+    sidecar_request,
+)
 
 HELP = "Score images and show the evidence."
 EXAMPLE = (
@@ -57,24 +64,24 @@ class Inputs(NamedTuple):
 def run(arguments: argparse.Namespace) -> int:
     from item_jax import settings
     from item_jax.datasets import folder
-    from item_jax.detector import ItemDetector, load_method
+    from item_jax.detector import ItemDetector, load_method, towers_of
     from item_jax.sharding import enable_compilation_cache
 
     _check(arguments)
     # Whatever can be wrong is found before a model is loaded or an image captioned.
     c = configured(arguments)
-    method, _ = load_method(arguments.head)
+    method = load_method(arguments.head)
     paths = folder.image_files(arguments.image)
     root = Path(os.path.commonpath([p.parent for p in paths]))
     keys = [p.relative_to(root).as_posix() for p in paths]
     inputs = _inputs(arguments, root, keys, method)
     dtype = c.dtype if any(n == "dtype" for n, _ in arguments.overrides) else None
     enable_compilation_cache()
-    detector = ItemDetector.from_pretrained(
-        arguments.head, towers=arguments.towers, dtype=dtype, config=c
-    )
+    towers = towers_of(method, arguments.towers, dtype)
+    detector = ItemDetector(towers, method, c)
     other = settings.compare_roles(method.embedding, inputs.facts, what=method.name)
-    warnings = [*detector.warnings, *other]
+    card = card_warnings(arguments, c, method.embedding, "the head")
+    warnings = [*card, *detector.warnings, *other]
     for warning in warnings:
         say(f"warning: {warning}")
     for note in inputs.notes:

@@ -48,23 +48,34 @@ OPTIONS = (
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from item_jax import methods
     from item_jax import train as train_lib
     from item_jax.cache import EmbeddingCache
     from item_jax.progress import progress
     from item_jax.sharding import enable_compilation_cache, is_main_process
 
     c = configured(arguments)
-    train_lib.refuse_unused(arguments.method, [name for name, _ in arguments.overrides])
+    overridden = [field for field, _ in arguments.overrides]
+    train_lib.refuse_unused(arguments.method, overridden)
     workdir = Workdir(arguments.workdir)
     name = arguments.name or _default_name(arguments.method)
     baselines = c.train.baselines if name == PLAIN_METHOD else ()
+    if "train.baselines" in overridden and name != PLAIN_METHOD:
+        raise ValueError(
+            "train.baselines are fitted beside head/ only, by a train without --as and "
+            "--method"
+        )
+    fits = {other: methods.get(other) for other in (arguments.method, *baselines)}
+    by_epoch = hasattr(fits[arguments.method], "fit_seeds")
     enable_compilation_cache()
     cache = EmbeddingCache(workdir.cache(arguments.cache))
-    for warning in card_warnings(arguments, c, cache.embedding):
+    for warning in card_warnings(arguments, c, cache.embedding, "the cache"):
         say(f"warning: {warning}")
     data = train_lib.training_set(cache, c)
     start = time.perf_counter()
-    with progress("train", c.train.epochs, "epoch", show=is_main_process()) as bar:
+    with progress(
+        "train", c.train.epochs, "epoch", show=by_epoch and is_main_process()
+    ) as bar:
 
         def on_epoch(epoch, losses):
             bar.update(epoch - bar.n)
@@ -83,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
             )
 
         training = train(arguments.method, name)
-        beside = [other for other in baselines if train(other, other).new]
+        beside = [b for b in baselines if train(b, _default_name(b)).new]
     if not is_main_process():
         return 0
     folder = workdir.method(name)

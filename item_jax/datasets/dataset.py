@@ -233,16 +233,22 @@ def open_dataset(
     if not isinstance(name, str | os.PathLike):
         return _complete(name, type(name).__name__)
     text = os.fspath(name)
-    if text == "miniature" or (not _exists(text) and _is_module(text)):
+    module = text == "miniature" or (not _exists(text) and _is_module(text))
+    folder = "://" in text or Path(text).is_dir()
+    if image_root is not None:
+        if module or folder:
+            raise ValueError(
+                f"{text} brings its own images; --config.data.images="
+                f"{os.fspath(image_root)} goes with a records.jsonl only"
+            )
+        if not Path(image_root).is_dir():
+            raise ValueError(
+                f"no folder of images {os.fspath(image_root)!r}; set "
+                "--config.data.images=FOLDER"
+            )
+    if module:
         return _from_module(text)
-    if image_root is not None and not Path(image_root).is_dir():
-        raise ValueError(
-            f"no folder of images {os.fspath(image_root)!r}; set "
-            "--config.data.images=FOLDER"
-        )
-    if "://" in text or Path(text).is_dir():
-        return _open_folder(text)
-    return _open_lines(text, image_root)
+    return _open_folder(text) if folder else _open_lines(text, image_root)
 
 
 def _exists(text: str) -> bool:

@@ -331,8 +331,8 @@ class FolderDataset(RecordList):
           threshold: for the report, see `join.join`.
 
         Raises:
-          ValueError: when there is no image, for damaged sidecar files, or for captions
-            and objects of differently perturbed pixels.
+          ValueError: if the folder has no images, a sidecar file is damaged, or
+            captions and objects come from differently perturbed pixels.
         """
         self.index = label_folders(root) if index is None else index
         captioner = join.sidecar_facts(captions, "captioner")

@@ -1,4 +1,4 @@
-"""The caption in an answer of a chat model, without what is said around it.
+"""Extracts the caption from a chat model's answer.
 
 Chat models think aloud, introduce what they are about to say, and format it. None of
 that is a caption, and the first line of an answer is often nothing else:
