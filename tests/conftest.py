@@ -19,6 +19,8 @@ from item_jax.towers.towers import load_towers  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+pytest_plugins = ["sidecar_program"]  # its fixtures
+
 
 # These start many programs. They come first, so that no test process is left with one
 # of them when the other has finished.
@@ -70,3 +72,20 @@ def photos(tmp_path_factory):
     generators, two splits, 0 to 3 objects, captions of several lengths."""
     root = tmp_path_factory.mktemp("photos")
     return root, testing.save_random_images(root)
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory):
+    """Every tiny checkpoint of the sidecars by name, built when first asked for."""
+    import tiny_captioners
+    import tiny_grounders
+
+    made = {}
+
+    def get(name):
+        if name not in made:
+            build = {**tiny_captioners.CAPTIONERS, **tiny_grounders.GROUNDERS}[name]
+            made[name] = build(tmp_path_factory.mktemp(name))
+        return made[name]
+
+    return get

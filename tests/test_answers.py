@@ -6,7 +6,7 @@ import os
 import fake_sidecars
 import numpy as np
 import pytest
-import tiny_sidecars
+import tiny_captioners
 import torch
 import transformers
 from PIL import Image
@@ -93,11 +93,11 @@ def change_template(model, template):
 
 
 def test_a_template_that_thinks_is_asked_not_to(tmp_path):
-    model = tiny_sidecars.llava(tmp_path)
+    model = tiny_captioners.llava(tmp_path)
     assert make(model).settings["chat_template"] == {}
     change_template(
         model,
-        tiny_sidecars.LLAVA_TEMPLATE
+        tiny_captioners.LLAVA_TEMPLATE
         + "{% if enable_thinking is false %}two{% endif %}",
     )
     captioner = make(model)
@@ -109,8 +109,8 @@ def test_a_template_that_thinks_is_asked_not_to(tmp_path):
 
 def test_an_answer_that_is_all_reasoning_is_empty(tmp_path):
     """The template opens the reasoning and cannot be told not to."""
-    model = tiny_sidecars.llava(tmp_path)
-    change_template(model, tiny_sidecars.LLAVA_TEMPLATE + "<think>")
+    model = tiny_captioners.llava(tmp_path)
+    change_template(model, tiny_captioners.LLAVA_TEMPLATE + "<think>")
     captioner = make(model)
     views = [captioner.prepare(image) for image in noise(3)]
     assert captioner.caption(views) == [""] * 3
@@ -159,13 +159,13 @@ def test_the_dtype_on_a_gpu(name, adapter, expected, tmp_path, monkeypatch):
 
     for module in (_prompted, blip, blip2):
         monkeypatch.setattr(module, "precision", gpu)
-    model = tiny_sidecars.CAPTIONERS[name](tmp_path)
+    model = tiny_captioners.CAPTIONERS[name](tmp_path)
     make(model, "--captioner", adapter)
     assert asked == [expected]
 
 
 def test_a_model_that_does_not_fit_is_refused_with_both_numbers(tmp_path, monkeypatch):
-    model = tiny_sidecars.blip(tmp_path)
+    model = tiny_captioners.blip(tmp_path)
     size = (model / "model.safetensors").stat().st_size
     monkeypatch.setattr(models, "memory", lambda device: size - 1)
     with pytest.raises(ValueError, match=r"needs .* GiB.*in float32.*cpu has .* GiB"):
@@ -178,7 +178,7 @@ def test_a_model_that_does_not_fit_is_refused_with_both_numbers(tmp_path, monkey
 
 @pytest.mark.parametrize("name", ["blip", "blip2", "llava"])
 def test_what_a_checkpoint_adds_to_greedy_is_recorded(name, tmp_path, monkeypatch):
-    model = tiny_sidecars.CAPTIONERS[name](tmp_path)
+    model = tiny_captioners.CAPTIONERS[name](tmp_path)
     path = model / "generation_config.json"
     own = json.loads(path.read_text()) if path.exists() else {}
     own |= {"repetition_penalty": 1.5, "no_repeat_ngram_size": 2, "temperature": 0.2}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_sidecars
+import tiny_captioners
 import torch
 import transformers
 from PIL import Image
@@ -34,7 +34,7 @@ def one_thread():
 
 # The paper's in every run; the other families where time does not matter.
 PAPERS = ("blip2", "blip", "llava")
-OTHERS = [n for n in tiny_sidecars.CAPTIONERS if n not in PAPERS]
+OTHERS = [n for n in tiny_captioners.CAPTIONERS if n not in PAPERS]
 FAMILIES = [*PAPERS, *(pytest.param(n, marks=pytest.mark.slow) for n in OTHERS)]
 ADAPTERS = {"blip2_t5": "blip2", "gemma3": "chat", "llava_next": "chat"}
 LONGER = ("llava", "llava_next", "gemma3", "florence2")
@@ -43,7 +43,7 @@ LONGER = ("llava", "llava_next", "gemma3", "florence2")
 @pytest.fixture(scope="module", params=FAMILIES)
 def checkpoint(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
-    return request.param, tiny_sidecars.CAPTIONERS[request.param](folder)
+    return request.param, tiny_captioners.CAPTIONERS[request.param](folder)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_a_folder_is_captioned(checkpoint, pictures, tmp_path):
         assert row["status"] == "done" or "empty" in row["error"]
     said = [r["caption"] for r in found if r["caption"]]
     # Words of the vocabulary: neither prefix, prompt nor special tokens are in there.
-    assert set(" ".join(said).split()) <= {*tiny_sidecars.WORDS}
+    assert set(" ".join(said).split()) <= {*tiny_captioners.WORDS}
     assert len(set(said)) > 1
     run = json.loads((out / "run.json").read_text())
     assert run["captioner"]["adapter"] == ADAPTERS.get(name, name)
@@ -153,7 +153,7 @@ def test_presets_are_what_generate_gets(checkpoint, preset, monkeypatch):
 
 @pytest.mark.parametrize("name", ["blip", "blip2", "blip2_t5"])
 def test_a_prompt_is_used_and_is_not_in_the_caption(tmp_path, name):
-    model = tiny_sidecars.CAPTIONERS[name](tmp_path)
+    model = tiny_captioners.CAPTIONERS[name](tmp_path)
     captioner = make(model)
     views = [captioner.prepare(image) for image in noise()]
     plain = captioner.caption(views)
@@ -165,7 +165,7 @@ def test_a_prompt_is_used_and_is_not_in_the_caption(tmp_path, name):
 
 def test_blip2_stops_at_the_newline(tmp_path):
     """The inner language model gets the end token of the text config."""
-    model = tiny_sidecars.blip2(tmp_path)
+    model = tiny_captioners.blip2(tmp_path)
     captioner = make(model)
     head = captioner._model.language_model.get_output_embeddings()
     end = captioner._options["eos_token_id"]
@@ -185,7 +185,7 @@ def test_blip2_stops_at_the_newline(tmp_path):
 
 def test_blip2_feeds_image_tokens_and_the_start(tmp_path, monkeypatch):
     """Exactly what transformers' own processor makes of image and prompt."""
-    model = tiny_sidecars.blip2(tmp_path)
+    model = tiny_captioners.blip2(tmp_path)
     captioner = make(model)
     processor = transformers.AutoProcessor.from_pretrained(model)
     asked = {}
@@ -208,7 +208,7 @@ def test_blip2_feeds_image_tokens_and_the_start(tmp_path, monkeypatch):
 
 
 def test_blip2_without_an_image_token_is_refused(tmp_path):
-    model = tiny_sidecars.blip2(tmp_path)
+    model = tiny_captioners.blip2(tmp_path)
     path = model / "config.json"
     config = json.loads(path.read_text())
     for name in ("image_token_index", "image_token_id"):
@@ -219,7 +219,7 @@ def test_blip2_without_an_image_token_is_refused(tmp_path):
 
 
 def test_llava_is_asked_in_the_words_of_the_paper(tmp_path, monkeypatch):
-    model = tiny_sidecars.llava(tmp_path)
+    model = tiny_captioners.llava(tmp_path)
     captioner = make(model)
     asked = {}
     monkeypatch.setattr(
@@ -240,7 +240,7 @@ def test_llava_is_asked_in_the_words_of_the_paper(tmp_path, monkeypatch):
 
 def test_a_generic_chat_model_takes_any_size(tmp_path):
     """`chat` shrinks huge pictures; `llava` lets its processor resize once."""
-    model = tiny_sidecars.llava(tmp_path)
+    model = tiny_captioners.llava(tmp_path)
     huge = np.zeros((20, 3000, 3), np.uint8)
     assert make(model, captioner="chat").prepare(huge).size == (1344, 9)
     assert make(model).prepare(huge).size == (3000, 20)
@@ -268,7 +268,7 @@ def test_one_sentence_is_kept(answer, sentence):
 
 
 def test_the_adapter_is_chosen_by_the_model(tmp_path):
-    model = tiny_sidecars.blip(tmp_path / "blip")
+    model = tiny_captioners.blip(tmp_path / "blip")
     assert make(model).settings["adapter"] == "blip"
     with pytest.raises(ValueError, match="of type 'blip'; this adapter takes blip-2"):
         make(model, captioner="blip2")
@@ -282,7 +282,7 @@ def test_the_commit_of_a_hub_model_is_recorded(tmp_path):
     """From a download cache, offline: by id, by branch, by commit."""
     commit = "0123456789abcdef0123456789abcdef01234567"
     stored = tmp_path / "models--some--blip"
-    tiny_sidecars.blip(stored / "snapshots" / commit)
+    tiny_captioners.blip(stored / "snapshots" / commit)
     (stored / "refs").mkdir()
     (stored / "refs" / "main").write_text(commit)
     code = (
@@ -304,7 +304,7 @@ def test_the_commit_of_a_hub_model_is_recorded(tmp_path):
 
 
 def test_a_pickle_is_not_loaded(tmp_path):
-    model = tiny_sidecars.blip(tmp_path)
+    model = tiny_captioners.blip(tmp_path)
     weights = model / "model.safetensors"
     torch.save({}, model / "pytorch_model.bin")
     weights.unlink()
@@ -314,7 +314,7 @@ def test_a_pickle_is_not_loaded(tmp_path):
 
 def test_other_weights_are_another_model(tmp_path):
     """Same names and sizes, one byte in the middle of a small file."""
-    model = tiny_sidecars.blip(tmp_path)
+    model = tiny_captioners.blip(tmp_path)
     before = files.folder_digest(model)
     assert files.folder_digest(model) == before
     path = model / "model.safetensors"

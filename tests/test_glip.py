@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_sidecars
+import tiny_captioners
 import torch
 import transformers
 from safetensors.torch import save_file
@@ -55,7 +55,7 @@ def mmdet(monkeypatch):
         def __init__(self):
             super().__init__()
             self.weight = torch.nn.Parameter(torch.zeros(2))
-            tokenizer = transformers.BertTokenizer(vocab=tiny_sidecars._bert_vocab())
+            tokenizer = transformers.BertTokenizer(vocab=tiny_captioners._bert_vocab())
             self.language_model = types.SimpleNamespace(
                 tokenizer=tokenizer, max_tokens=24
             )

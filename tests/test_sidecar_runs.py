@@ -366,12 +366,13 @@ def test_options_that_contradict_each_other(words, message, capsys):
 def test_end_to_end_with_tiny_checkpoints(head, tmp_path):
     """BLIP-2 and MM-Grounding-DINO of the real classes; the models are gone for the
     second run, but for what tells that they are the same."""
-    import tiny_sidecars
+    import tiny_captioners
+    import tiny_grounders
 
     root, _, _ = head
     photos = save_pictures(tmp_path / "photos", 6, seed=5)
-    captioner = tiny_sidecars.blip2(tmp_path / "blip2")
-    grounder = tiny_sidecars.mm_grounding_dino(tmp_path / "dino")
+    captioner = tiny_captioners.blip2(tmp_path / "blip2")
+    grounder = tiny_grounders.mm_grounding_dino(tmp_path / "dino")
     words = (
         *("predict", photos, "--head", root / "run/head"),
         *("--caption-with", captioner, "--ground-with", "mm-grounding-dino"),

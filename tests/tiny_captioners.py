@@ -20,7 +20,7 @@ WORDS = (
 CLS, SEP, DOT, QUESTION = 101, 102, 1012, 1029  # of bert-base-uncased, hard-coded
 
 
-def _bert_vocab() -> dict[str, int]:
+def bert_vocab() -> dict[str, int]:
     vocab = {"[PAD]": 0, "[UNK]": 100, "[CLS]": CLS, "[SEP]": SEP, "[MASK]": 103}
     vocab |= {".": DOT, "?": QUESTION}
     letters = (*string.ascii_lowercase, *(f"##{c}" for c in string.ascii_lowercase))
@@ -37,7 +37,7 @@ def _byte_vocab(*special: str) -> dict[str, int]:
     return {t: i for i, t in enumerate((*special, *letters, *words))}
 
 
-def _noise(model, seed=0, scale=0.3):
+def noise(model, seed=0, scale=0.3):
     """Random weights that give varied output: the usual ones are too small."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -58,7 +58,7 @@ def _say_only(head, ids) -> None:
 
 
 def blip(folder: Path) -> Path:
-    vocab = _bert_vocab()
+    vocab = bert_vocab()
     config = hf.BlipConfig(
         text_config=dict(
             vocab_size=1030,
@@ -84,7 +84,7 @@ def blip(folder: Path) -> Path:
         ),
         projection_dim=16,
     )
-    model = _noise(hf.BlipForConditionalGeneration(config), scale=0.7)
+    model = noise(hf.BlipForConditionalGeneration(config), scale=0.7)
     decoder = model.text_decoder.cls.predictions.decoder
     _say_only(decoder, [vocab[w] for w in WORDS] + [SEP])
     hf.BlipProcessor(
@@ -153,7 +153,7 @@ def blip2_t5(folder: Path) -> Path:
         num_query_tokens=4,
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
     )
-    model = _noise(hf.Blip2ForConditionalGeneration(config), seed=5, scale=0.7)
+    model = noise(hf.Blip2ForConditionalGeneration(config), seed=5, scale=0.7)
     with torch.no_grad():
         model.language_projection.weight *= 10
     words = [vocab["\u0120" + w] for w in WORDS] + [2]
@@ -191,7 +191,7 @@ def blip2(folder: Path) -> Path:
         num_query_tokens=4,
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
     )
-    model = _noise(hf.Blip2ForConditionalGeneration(config), seed=5, scale=1.0)
+    model = noise(hf.Blip2ForConditionalGeneration(config), seed=5, scale=1.0)
     with torch.no_grad():  # or no picture would be told from another
         model.language_projection.weight *= 10
     words = [vocab["\u0120" + w] for w in WORDS] + [vocab["\u010a"]]
@@ -246,7 +246,7 @@ def llava(folder: Path) -> Path:
         text_config=dict(_LLAMA, vocab_size=len(tokenizer)),
         image_token_index=vocab["<image>"],
     )
-    model = _noise(hf.LlavaForConditionalGeneration(config), seed=4)
+    model = noise(hf.LlavaForConditionalGeneration(config), seed=4)
     _say_only(model.lm_head, [vocab["\u0120" + w] for w in WORDS] + [vocab["</s>"]])
     processor.save_pretrained(folder)
     model.save_pretrained(folder)
@@ -301,12 +301,32 @@ def florence2(folder: Path) -> Path:
         eos_token_id=2,
         decoder_start_token_id=2,
     )
-    model = _noise(hf.Florence2ForConditionalGeneration(config), seed=0, scale=1.0)
+    model = noise(hf.Florence2ForConditionalGeneration(config), seed=0, scale=1.0)
     with torch.no_grad():  # or no picture would be told from another
         for name, p in model.named_parameters():
             if "encoder_attn.out_proj.weight" in name:
                 p.mul_(4)
     words = [vocab["\u0120" + w] for w in WORDS] + [2]
+    _say_only(model.lm_head, words)
+    processor.save_pretrained(folder)
+    model.save_pretrained(folder)
+    return folder
+
+
+_TINY = dict(
+    hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+)
+_SIGLIP_VISION = dict(
+    _TINY, model_type="siglip_vision_model", image_size=28, vision_use_head=False
+)
+_ENDS = dict(pad_token_id=0, eos_token_id=1, bos_token_id=2)
+_GEMMA_TEXT = dict(
+    _TINY, num_hidden_layers=2, num_key_value_heads=1, head_dim=8, **_ENDS
+)
+
+
+def _save(model, processor, words, folder: Path) -> Path:
+    """Writes a checkpoint whose language model chooses among a few tokens."""
     _say_only(model.lm_head, words)
     processor.save_pretrained(folder)
     model.save_pretrained(folder)
@@ -324,46 +344,22 @@ def paligemma(folder: Path) -> Path:
     image.image_seq_length = 4
     processor = hf.PaliGemmaProcessor(image, tokenizer)
     config = hf.PaliGemmaConfig(
-        vision_config=dict(
-            model_type="siglip_vision_model",
-            hidden_size=16,
-            intermediate_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            image_size=28,
-            patch_size=14,
-            projection_dim=16,
-            vision_use_head=False,
-        ),
+        vision_config=dict(_SIGLIP_VISION, patch_size=14, projection_dim=16),
         text_config=dict(
+            _GEMMA_TEXT,
             model_type="gemma",
             vocab_size=len(processor.tokenizer),
-            hidden_size=16,
-            intermediate_size=16,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            head_dim=8,
             max_position_embeddings=256,
-            pad_token_id=0,
-            eos_token_id=1,
-            bos_token_id=2,
         ),
         projection_dim=16,
         hidden_size=16,
         image_token_index=vocab["<image>"],
-        pad_token_id=0,
-        eos_token_id=1,
-        bos_token_id=2,
+        **_ENDS,
     )
-    model = _noise(hf.PaliGemmaForConditionalGeneration(config), seed=8, scale=0.6)
+    model = noise(hf.PaliGemmaForConditionalGeneration(config), seed=8, scale=0.6)
     with torch.no_grad():
         model.model.multi_modal_projector.linear.weight *= 10
-    words = [vocab["\u0120" + w] for w in WORDS] + [1]
-    _say_only(model.lm_head, words)
-    processor.save_pretrained(folder)
-    model.save_pretrained(folder)
-    return folder
+    return _save(model, processor, [vocab["\u0120" + w] for w in WORDS] + [1], folder)
 
 
 def gemma3(folder: Path) -> Path:
@@ -383,47 +379,24 @@ def gemma3(folder: Path) -> Path:
         chat_template=LLAVA_TEMPLATE.replace("<image>\n", "<boi>"),
     )
     config = hf.Gemma3Config(
-        vision_config=dict(
-            model_type="siglip_vision_model",
-            hidden_size=16,
-            intermediate_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            image_size=28,
-            patch_size=7,
-            vision_use_head=False,
-        ),
+        vision_config=dict(_SIGLIP_VISION, patch_size=7),
         text_config=dict(
+            _GEMMA_TEXT,
             model_type="gemma3_text",
             vocab_size=len(processor.tokenizer),
-            hidden_size=16,
-            intermediate_size=16,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            head_dim=8,
             max_position_embeddings=512,
             sliding_window=64,
-            pad_token_id=0,
-            eos_token_id=1,
-            bos_token_id=2,
         ),
         mm_tokens_per_image=4,
         boi_token_index=vocab["<boi>"],
         eoi_token_index=vocab["<eoi>"],
         image_token_index=vocab["<image>"],
-        pad_token_id=0,
-        eos_token_id=1,
-        bos_token_id=2,
+        **_ENDS,
     )
-    model = _noise(hf.Gemma3ForConditionalGeneration(config), seed=2, scale=0.6)
+    model = noise(hf.Gemma3ForConditionalGeneration(config), seed=2, scale=0.6)
     with torch.no_grad():
         model.model.multi_modal_projector.mm_input_projection_weight *= 10
-    words = [vocab["\u0120" + w] for w in WORDS] + [1]
-    _say_only(model.lm_head, words)
-    processor.save_pretrained(folder)
-    model.save_pretrained(folder)
-    return folder
+    return _save(model, processor, [vocab["\u0120" + w] for w in WORDS] + [1], folder)
 
 
 def llava_next(folder: Path) -> Path:
@@ -453,11 +426,9 @@ def llava_next(folder: Path) -> Path:
         image_token_index=vocab["<image>"],
         image_grid_pinpoints=grid,
     )
-    model = _noise(hf.LlavaNextForConditionalGeneration(config), seed=4)
-    _say_only(model.lm_head, [vocab["\u0120" + w] for w in WORDS] + [vocab["</s>"]])
-    processor.save_pretrained(folder)
-    model.save_pretrained(folder)
-    return folder
+    model = noise(hf.LlavaNextForConditionalGeneration(config), seed=4)
+    words = [vocab["\u0120" + w] for w in WORDS] + [vocab["</s>"]]
+    return _save(model, processor, words, folder)
 
 
 # That of llava-hf/llava-1.5-7b-hf says the same of these messages.
@@ -470,96 +441,6 @@ LLAVA_TEMPLATE = (
 )
 
 
-def grounding_dino(folder: Path, kind: str = "GroundingDino") -> Path:
-    config = getattr(hf, f"{kind}Config")(
-        backbone_config=hf.SwinConfig(
-            image_size=64,
-            embed_dim=8,
-            depths=[1, 1, 1, 1],
-            num_heads=[1, 1, 1, 1],
-            window_size=7,
-            out_features=["stage2", "stage3", "stage4"],
-        ),
-        text_config=hf.BertConfig(
-            vocab_size=1030,
-            hidden_size=8,
-            intermediate_size=8,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=64,
-        ),
-        d_model=32,
-        encoder_layers=2,
-        decoder_layers=2,
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
-        encoder_ffn_dim=16,
-        decoder_ffn_dim=16,
-        num_queries=10,
-        max_text_len=64,
-    )
-    cls = getattr(hf, f"{kind}ForObjectDetection")
-    torch.manual_seed(0)
-    model = cls(config).eval()
-    with torch.no_grad():
-        # Fresh weights see no text at all: the enhancers between picture and words
-        # begin switched off. And every box would be the same.
-        for name, p in model.named_parameters():
-            if p.ndim > 1:
-                p.normal_(0, 0.2)
-            if "param" in name:
-                p.fill_(0.5)
-            if "class_embed" in name and name.endswith("bias"):
-                p.zero_()  # MM-Grounding-DINO begins with a probability of 0.01
-    hf.GroundingDinoProcessor(
-        hf.GroundingDinoImageProcessor(size={"shortest_edge": 72, "longest_edge": 128}),
-        hf.BertTokenizer(vocab=_bert_vocab()),
-    ).save_pretrained(folder)
-    model.save_pretrained(folder)
-    return folder
-
-
-def mm_grounding_dino(folder: Path) -> Path:
-    """MM-Grounding-DINO; LLMDet's checkpoints are of the same class."""
-    return grounding_dino(folder, "MMGroundingDino")
-
-
-def owlv2(folder: Path) -> Path:
-    letters = string.ascii_lowercase
-    words = ("!", *letters, *(f"{c}</w>" for c in letters))
-    # The text's vector is taken at the highest id, so the end must be the last.
-    vocab = {t: i for i, t in enumerate((*words, "<|startoftext|>", "<|endoftext|>"))}
-    tokenizer = hf.CLIPTokenizer(vocab=vocab, merges=[], pad_token="!")
-    config = hf.Owlv2Config(
-        text_config=dict(
-            vocab_size=len(tokenizer),
-            hidden_size=16,
-            intermediate_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            max_position_embeddings=16,
-            bos_token_id=vocab["<|startoftext|>"],
-            eos_token_id=vocab["<|endoftext|>"],
-            pad_token_id=tokenizer.pad_token_id,
-        ),
-        vision_config=dict(
-            hidden_size=16,
-            intermediate_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            image_size=64,
-            patch_size=16,
-        ),
-        projection_dim=16,
-    )
-    model = _noise(hf.Owlv2ForObjectDetection(config))
-    hf.Owlv2Processor(
-        hf.Owlv2ImageProcessor(size={"height": 64, "width": 64}), tokenizer
-    ).save_pretrained(folder)
-    model.save_pretrained(folder)
-    return folder
-
-
 CAPTIONERS = {
     "blip2": blip2,
     "blip2_t5": blip2_t5,
@@ -569,10 +450,4 @@ CAPTIONERS = {
     "paligemma": paligemma,
     "gemma3": gemma3,
     "llava_next": llava_next,
-}
-DETECTORS = {
-    "mm-grounding-dino": mm_grounding_dino,
-    "grounding-dino": grounding_dino,
-    "llmdet": mm_grounding_dino,
-    "owlv2": owlv2,
 }
