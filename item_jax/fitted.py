@@ -149,9 +149,14 @@ class FittedMethod:
         }
 
     def save(self, folder: str | Path) -> None:
-        """Writes the folder; each file is whole or absent, `config.json` comes last."""
+        """Writes the folder; each file is whole or absent, `config.json` comes last.
+
+        Raises:
+          ValueError: for a number in the state that is not finite.
+        """
         folder = Path(folder)
         arrays, plain = method_files.split(self.state)
+        method_files.check_finite(arrays, folder / method_files.WEIGHTS)
         with files.atomic_file(folder / method_files.WEIGHTS, binary=True) as f:
             f.write(save(arrays))
         with files.atomic_file(folder / "README.md") as f:

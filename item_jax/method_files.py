@@ -172,12 +172,25 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         arrays = load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError) as e:
         raise ValueError(f"{path} is damaged: {e}") from e
+    check_finite(arrays, path)
+    return arrays
+
+
+def check_finite(arrays: Mapping[str, np.ndarray], where: object) -> None:
+    """Refuses tensors with NaN or infinity, or without numbers.
+
+    Args:
+      arrays: by name.
+      where: their file, for the message.
+
+    Raises:
+      ValueError: naming the first such tensor.
+    """
     for name, value in arrays.items():
         if not (np.issubdtype(value.dtype, np.number) and np.isfinite(value).all()):
             raise ValueError(
-                f"{path}: tensor {name!r} holds numbers that are not finite"
+                f"{where}: tensor {name!r} holds numbers that are not finite"
             )
-    return arrays
 
 
 def _upgrade(old: dict[str, Any], path: Path) -> dict[str, Any]:

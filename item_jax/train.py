@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from item_jax.config import FIELDS, leaves, to_json
 from item_jax.embeddings import Embeddings
 from item_jax.fitted import FittedMethod
 from item_jax.sharding import barrier, is_main_process
+from item_jax.training_loop import OnEpoch
 from item_jax.workdir import PLAIN_METHOD, Workdir
 
 
@@ -37,8 +38,6 @@ class Training(NamedTuple):
     methods: list[FittedMethod]
     new: bool
 
-
-OnEpoch = Callable[[int, np.ndarray], None]
 
 NOT_FITTED = ("threshold", "baselines", "checkpoint_every")
 """Fields of `config.train` that change nothing about a state."""

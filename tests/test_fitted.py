@@ -116,6 +116,15 @@ def test_scores_that_are_not_probabilities_stop(data):
             broken.score(part)
 
 
+def test_a_state_that_is_not_finite_is_not_saved(data, tmp_path):
+    _, training, config = data
+    (made,) = fit_method("image", training, config)
+    state = made.state | {"weight": np.full_like(made.state["weight"], np.nan)}
+    with pytest.raises(ValueError, match="tensor 'weight' holds numbers that are not"):
+        dataclasses.replace(made, state=state).save(tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
 def test_the_range_is_told(data, head):
     method = FittedMethod.load(head)
     about = method.range()

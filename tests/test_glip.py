@@ -55,7 +55,7 @@ def mmdet(monkeypatch):
         def __init__(self):
             super().__init__()
             self.weight = torch.nn.Parameter(torch.zeros(2))
-            tokenizer = transformers.BertTokenizer(vocab=tiny_captioners._bert_vocab())
+            tokenizer = transformers.BertTokenizer(vocab=tiny_captioners.bert_vocab())
             self.language_model = types.SimpleNamespace(
                 tokenizer=tokenizer, max_tokens=24
             )
