@@ -121,9 +121,10 @@ def published(table: str, columns: Iterable[str] = ()) -> list[Row]:
       table: "tables 1 and 2" or "table 3".
       columns: only these; () is all.
 
-    Source: Tables I to III of ITEM (arXiv 2511.00427) and Tables 1 and 2 of TIDY, whose
-    Table 3 is ITEM's, and which prints no averages: its own is that of its cells. Columns have our names of the generators: WFIR, "Deepfakes" in
-    the papers, is `forensynths/whichfaceisreal`, ADM of Tables I and II `unifd/guided`.
+    Source: Tables I to III of ITEM (arXiv 2511.00427) and Tables 1 and 2 of TIDY, which
+    prints no averages: its own is that of its cells. TIDY's Table 3 is ITEM's. Columns
+    have our names of the generators: WFIR, "Deepfakes" in the papers, is
+    `forensynths/whichfaceisreal`, ADM of Tables I and II `unifd/guided`.
     """
     file = resources.files("item_jax.experiments") / "published.csv"
     wanted = set(columns)
