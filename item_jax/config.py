@@ -188,10 +188,39 @@ FIELDS: dict[str, Field] = {
         "which images count, see item_jax/protocol.py",
         ("full", "unifd", "paper_compat"),
     ),
+    "evaluate.generators": Field(
+        (), "only these generators or benchmarks, such as unifd/dalle; (): all"
+    ),
     "evaluate.bootstrap": Field(
         2000,
         "replicates of the 95% intervals and differences; 0: none; not in the paper",
         least=0,
+    ),
+    # ---- paper: what `item-jax paper` computes its tables and figures from
+    "paper.methods": Field(
+        ("item", "tidy", "image", "cosine"), "rows of the tables, first the proposed"
+    ),
+    "paper.columns": Field(
+        ("forensynths", "unifd"), "of Tables I and II: benchmarks or generators"
+    ),
+    "paper.columns_3": Field(
+        ("genimage", "diffusionforensics"), "of Table III: benchmarks or generators"
+    ),
+    "paper.training_sets": Field(
+        ("progan", "imagenet_adm"), "generators to train on in turn, ITEM Fig. 6"
+    ),
+    "paper.robustness": Field(
+        ("progan",), "generators of the perturbed images, ITEM Fig. 4"
+    ),
+    "paper.perturbed": Field(
+        (), "data sets whose captions were made of perturbed images, ITEM Fig. 4"
+    ),
+    "paper.captioners": Field(
+        (), "data sets with captions of other captioners, ITEM Fig. 7"
+    ),
+    "paper.towers": Field(("RN50", "ViT-B-16"), "other CLIP towers, ITEM Fig. 8"),
+    "paper.tsne": Field(
+        ("progan", "ldm_200", "stargan"), "generators that are drawn, ITEM Fig. 9"
     ),
 }
 
@@ -209,6 +238,7 @@ READS: dict[str, tuple[str, ...]] = {
         *("data.max_objects", "data.min_object_pixels", "data.max_pixels", "views"),
         *("neutralise", "embed", "misalignment", "head", "train", "evaluate"),
     ),
+    "paper": ("seed", "misalignment", "head", "train", "evaluate", "paper"),
     "predict": (
         *("dtype", "data.max_pixels", "embed.batch_size", "embed.text_batch_size"),
         *("embed.mode", "embed.threads", "embed.workers", "embed.on_error"),

@@ -125,7 +125,9 @@ def evaluate_methods(
     keys = [row["key"] for row in scores.rows]
     groups = {
         name: protocol.select(c.protocol, index, scores.labels, keys)
-        for name, index in protocol.groups(scores.rows, real_sources=sources).items()
+        for name, index in protocol.groups(
+            scores.rows, real_sources=sources, only=c.generators
+        ).items()
     }
     single = {
         name: "real" if (scores.labels[index] == 0).any() else "fake"

@@ -74,6 +74,7 @@ def groups(
     rows: Sequence[Mapping[str, Any]],
     *,
     real_sources: Mapping[str, str] | None = None,
+    only: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
     """Sorts images by what they are tested with.
 
@@ -82,11 +83,15 @@ def groups(
       real_sources: generator -> generator whose real images (of the same benchmark) it
         is tested against besides those that carry its own name; one image can serve
         many.
+      only: generators, benchmarks, or `benchmark/generator`; () is all.
 
     Returns:
       Row numbers, int64, by generator, sorted by name; unlabelled rows are in none, and
       a source whose real images all serve other generators is no group of its own.
       Names are `benchmark/generator` when there are several benchmarks.
+
+    Raises:
+      ValueError: for a name of `only` that no image has, with the nearest one.
     """
     own: dict[tuple[str, str], list[int]] = defaultdict(list)
     real: dict[tuple[str, str], list[int]] = defaultdict(list)
@@ -111,8 +116,14 @@ def groups(
             serving.add(source)
         found[place] = index
     several = len({benchmark for benchmark, _ in found}) > 1
+    names = {place: {*place, "/".join(place)} for place in found}
+    known = sorted(set().union(*names.values()) - {""})
+    for name in only:
+        choices.check("evaluate.generators", name, known)
     named = {}
     for place, index in sorted(found.items()):
+        if only and not names[place] & set(only):
+            continue
         if place in fakes or place not in serving:
             name = place[1] or "unnamed"
             name = f"{place[0]}/{name}" if several else name

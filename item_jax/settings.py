@@ -74,13 +74,24 @@ def restore(stored: Embedding, config: ConfigDict) -> None:
                 config[section][name] = value
 
 
-def differences(stored: Embedding, found: Embedding) -> list[str]:
-    """Returns every setting that differs, one phrase each, but for what is ignored."""
+def differing(stored: Embedding, found: Embedding) -> dict[str, tuple[Any, Any]]:
+    """Returns every setting that differs, `{name: (stored, found)}`.
+
+    What is ignored is left out; None stands for a setting that one of them lacks.
+    """
     old, new = _compared(stored), _compared(found)
-    return [
-        f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
+    return {
+        name: (old.get(name), new.get(name))
         for name in dict.fromkeys((*old, *new))
         if old.get(name) != new.get(name)
+    }
+
+
+def differences(stored: Embedding, found: Embedding) -> list[str]:
+    """Returns every setting that differs, one phrase each, but for what is ignored."""
+    return [
+        f"{name} was {old!r} and is {new!r}"
+        for name, (old, new) in differing(stored, found).items()
     ]
 
 

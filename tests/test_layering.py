@@ -25,6 +25,7 @@ STOREYS = [
     {"train", "evaluate", "thresholds"},
     {"detector"},
     {"plots"},
+    {"experiments"},
     {"commands"},
     {"__main__"},
 ]

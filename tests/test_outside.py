@@ -159,6 +159,16 @@ def test_a_run_card_names_them_too(study, tmp_path):
     assert "methods/from-a-card" in out
 
 
+def test_an_experiment(study):
+    out = run(
+        *("paper", "my_ideas.widths", "--workdir", study, "--no-embed"),
+        *("--config.train.epochs=2", "--config.evaluate.bootstrap=20"),
+    )
+    assert "ITEM with heads of two widths" in out
+    written = (study / "results/paper/my_ideas.widths.md").read_text()
+    assert "| 4 wide |" in written and "| 16 wide |" in written
+
+
 @pytest.mark.slow
 def test_a_data_set(study, clip, tmp_path):
     out = run(
@@ -248,5 +258,5 @@ def test_the_readme_lists_what_is_tested_here():
     rows = re.findall(r"^\| ([a-z ,]+?) \|", table.split("\n\n")[0], re.M)
     assert set(rows) == {
         *("misalignment", "head", "method", "perturbation", "tower family"),
-        *("data set", "benchmark", "captioner", "grounder"),
+        *("data set", "benchmark", "experiment", "captioner", "grounder"),
     }

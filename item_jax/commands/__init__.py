@@ -17,7 +17,7 @@ from item_jax import files, sidecar_runs
 
 NAMES = (
     *("demo", "index", "audit", "build-dataset", "embed", "train", "evaluate"),
-    *("calibrate", "fit", "predict", "config", "check"),
+    *("calibrate", "paper", "fit", "predict", "config", "check"),
 )
 """The commands in the order of `item-jax --help`."""
 

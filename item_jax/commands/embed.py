@@ -21,6 +21,7 @@ EXAMPLE = "item-jax embed --config=item_vitl14 --workdir run --config.dtype=bflo
 OPTIONS = (
     WORKDIR,
     CACHE,
+    option("--split", default="", help="embed only this one; default: all images"),
     option(
         "--retry-failed",
         action="store_true",
@@ -32,11 +33,14 @@ OPTIONS = (
 
 def run(arguments: argparse.Namespace) -> int:
     from item_jax.datasets.dataset import facts, open_dataset
+    from item_jax.datasets.selection import of_split
 
     c = configured(arguments)
     workdir = Workdir(arguments.workdir)
     folder = workdir.cache(arguments.cache)
     data = open_dataset(c.data.records or workdir.records, c.data.images or None)
+    if arguments.split:
+        data = of_split(data, arguments.split)
 
     from item_jax.embed import check_perturbation, embed_records
     from item_jax.sharding import (

@@ -21,16 +21,21 @@ from item_jax.datasets.local import shared_folder
 
 
 def dataset() -> FolderDataset:
-    """Opens the world's images with their captions and objects.
+    """Opens the world's images with their captions and objects."""
+    folder = world()
+    return FolderDataset(
+        folder / "images", folder / "captions.jsonl", folder / "objects.jsonl"
+    )
+
+
+def world() -> Path:
+    """Returns the unpacked world, shared by all who use it.
 
     It is unpacked once for each version of the asset, into the temporary folder.
     """
     with resources.as_file(_asset()) as path:
         version = files.sha256(path)[:16]
-    world = unpack(shared_folder() / f"miniature-{version}")
-    return FolderDataset(
-        world / "images", world / "captions.jsonl", world / "objects.jsonl"
-    )
+    return unpack(shared_folder() / f"miniature-{version}")
 
 
 def unpack(folder: str | Path) -> Path:

@@ -1,0 +1,192 @@
+"""An artefact as files: JSON, Markdown, LaTeX and a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from item_jax import __version__, files
+from item_jax.experiments.artefact import Artefact, Row, order
+from item_jax.experiments.drawing import NAMES
+
+SCHEMA = "item-paper/1"
+
+
+def write(folder: Path, name: str, experiment: Any, artefact: Artefact) -> list[Path]:
+    """Writes `NAME.json`, `.md`, and, unless there is nothing to show, `.tex`, `.png`.
+
+    Args:
+      folder: `WORKDIR/results/paper`.
+      name: of the experiment.
+      experiment: its module.
+      artefact: what it gave.
+
+    Returns:
+      The files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {
+        "schema": SCHEMA,
+        "item_jax": __version__,
+        "experiment": name,
+        "title": experiment.TITLE,
+        "rows": artefact.rows,
+        "paper": artefact.published,
+        "missing": [vars(missing) for missing in artefact.missing],
+        "notes": artefact.notes,
+        "points": artefact.points,
+    }
+    paths = [folder / f"{name}.{ending}" for ending in ("json", "md")]
+    files.write_json(paths[0], content)
+    with files.atomic_file(paths[1]) as f:
+        f.write(markdown(experiment.TITLE, artefact))
+    drawn = [folder / f"{name}.{ending}" for ending in ("tex", "png")]
+    if not artefact.rows:  # nothing of an earlier run may pass for this one's
+        for path in drawn:
+            path.unlink(missing_ok=True)
+        return paths
+    with files.atomic_file(drawn[0]) as f:
+        f.write(latex(experiment.TITLE, artefact))
+    figure = experiment.draw(artefact)
+    with files.atomic_file(drawn[1], binary=True) as f:
+        figure.savefig(f, format="png", dpi=150)
+    _close(figure)
+    return paths + drawn
+
+
+def _close(figure: Any) -> None:
+    import matplotlib.pyplot as plt
+
+    plt.close(figure)
+
+
+def markdown(title: str, artefact: Artefact) -> str:
+    """Returns an artefact as a page of Markdown."""
+    lines = [f"# {title}", ""]
+    for figure in artefact.figures if artefact.rows else ():
+        lines += [f"## {_heading(figure)}", "", *_markdown_table(artefact, figure), ""]
+    lines += [f"- {note}" for note in notes(artefact)]
+    for figure in artefact.figures if artefact.published else ():
+        lines += ["", f"## {NAMES[figure]} as the papers print it, percent", ""]
+        lines += _published_table(artefact, figure)
+    if artefact.missing:
+        lines += ["", "## Missing", ""]
+        for missing in artefact.missing:
+            lines.append(f"- {files.printable(missing.what)}: {missing.why}")
+            lines += [f"      {command}" for command in missing.commands]
+    return "\n".join([*lines, ""])
+
+
+def _heading(figure: str) -> str:
+    if figure == "silhouette":
+        return "Silhouette, from -1 to 1"
+    return f"{NAMES[figure]}, percent, with its 95% interval"
+
+
+def notes(artefact: Artefact) -> list[str]:
+    """Returns what the figures of an artefact rest on, a sentence each."""
+    rows = [row for row in artefact.rows if "protocol" in row]
+    out = list(artefact.notes)
+    if rows:
+        out += [
+            f"{what}: {' | '.join(dict.fromkeys(str(row[name]) for row in rows))}"
+            for name, what in (
+                ("protocol", "protocol"),
+                ("towers", "towers"),
+                ("dtype", "dtype"),
+                ("seeds", "training seeds, whose mean is shown"),
+            )
+        ]
+        counts = {row[artefact.columns_by]: row["n"] for row in rows}
+        out.append("images: " + ", ".join(f"{c} {n}" for c, n in counts.items()))
+        out.append(
+            "95% intervals: over the images, drawn jointly for all generators and "
+            "methods, and over the seeds where there are several"
+        )
+        out += dict.fromkeys(row["range"] for row in rows)
+        warnings = dict.fromkeys(w for row in rows for w in row["warnings"])
+        out += [f"warning: {warning}" for warning in warnings]
+    return out
+
+
+def _markdown_table(artefact: Artefact, figure: str) -> list[str]:
+    columns = order(artefact.rows, artefact.columns_by)
+    head = ["", *columns]
+    body = [
+        [str(line), *(_cell(row, figure) for row in cells)]
+        for line, cells in _lines(artefact, columns)
+    ]
+    return _pipes(head, body)
+
+
+def _published_table(artefact: Artefact, figure: str) -> list[str]:
+    columns = list(dict.fromkeys(row["column"] for row in artefact.published))
+    titles = {row["column"]: row["title"] for row in artefact.published}
+    cells = {(r["method"], r["column"]): r[figure] for r in artefact.published}
+    body = [
+        [method, *(_percent(cells.get((method, column))) for column in columns)]
+        for method in dict.fromkeys(row["method"] for row in artefact.published)
+    ]
+    return _pipes(["paper", *(titles[c] for c in columns)], body)
+
+
+def _pipes(head: list[str], body: list[list[str]]) -> list[str]:
+    def line(cells: list[str]) -> str:
+        plain = (files.printable(cell).replace("|", r"\|") for cell in cells)
+        return f"| {' | '.join(plain)} |"
+
+    return [line(head), "|" + " --- |" * len(head), *(line(cells) for cells in body)]
+
+
+def latex(title: str, artefact: Artefact) -> str:
+    """Returns an artefact as a LaTeX table, for `booktabs`."""
+    columns = order(artefact.rows, artefact.columns_by)
+    lines = [
+        rf"% {files.printable(title)}; made by item_jax {__version__}",
+        r"\begin{tabular}{l" + "r" * len(columns) + "}",
+        r"\toprule",
+        " & ".join(["", *(_escaped(c) for c in columns)]) + r" \\",
+        r"\midrule",
+    ]
+    for line, cells in _lines(artefact, columns):
+        shown = (
+            "/".join(_plain(row, figure) for figure in artefact.figures)
+            for row in cells
+        )
+        lines.append(" & ".join([_escaped(line), *shown]) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def _lines(artefact: Artefact, columns: list[str]):
+    """Yields the lines of the table, each with a row or None a column."""
+    cells = {
+        (row[artefact.rows_by], row[artefact.columns_by]): row for row in artefact.rows
+    }
+    for line in order(artefact.rows, artefact.rows_by):
+        yield line, [cells.get((line, column)) for column in columns]
+
+
+def _cell(row: Row | None, figure: str) -> str:
+    if row is None or row.get(figure) is None:
+        return "-"
+    ends = row.get("interval_95", {}).get(figure)
+    shown = f" ({100 * ends[0]:.1f}-{100 * ends[1]:.1f})" if ends else ""
+    return _plain(row, figure) + shown
+
+
+def _plain(row: Row | None, figure: str) -> str:
+    if row is None or row.get(figure) is None:
+        return "-"
+    if figure == "silhouette":
+        return f"{row[figure]:+.3f}"
+    return _percent(row[figure])
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+def _escaped(text: str) -> str:
+    for character in "&%$#_{}":
+        text = text.replace(character, "\\" + character)
+    return files.printable(text)

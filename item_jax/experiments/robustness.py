@@ -1,0 +1,97 @@
+"""Fig. 4 of ITEM: noise, blur and JPEG at three severities each.
+
+The papers do not say whether captions and boxes are made again of the perturbed image.
+Both are computed: with the captions of the clean images ("kept"), and with those of
+`config.paper.perturbed`, data sets whose sidecars saw the perturbed pixels.
+"""
+
+from __future__ import annotations
+
+from item_jax import perturb
+from item_jax.datasets.dataset import facts, open_dataset
+from item_jax.experiments import _tables, drawing
+from item_jax.experiments.artefact import Artefact, Row, rows_of
+from item_jax.experiments.study import Missing, Need, Study, slug
+
+TITLE = "AP on perturbed images, methods trained on clean ones (ITEM, Fig. 4)"
+
+KINDS = ("noise", "blur", "jpeg")
+SEVERITIES = (1, 2, 3)
+
+
+def _need(name: str, severity: int) -> Need:
+    return Need(
+        f"test images perturbed by {perturb.label(name, severity)}, captions kept",
+        f"{slug(name)}-{severity}",
+        {"perturb.name": name, "perturb.severity": severity},
+        (
+            *("--split", "test"),
+            f"--config.perturb.name={name}",
+            f"--config.perturb.severity={severity}",
+        ),
+    )
+
+
+def _recaptioned(study: Study) -> list[Need]:
+    found = []
+    for source in study.config.paper.perturbed:
+        label = (facts(open_dataset(source))["captioner"] or {}).get("perturbation")
+        if not label or label == "none":
+            raise ValueError(
+                f"paper.perturbed: the captions of {source!r} were made of clean images"
+            )
+        name, severity = label.rsplit(":", 1)
+        need = _need(name, int(severity))
+        found.append(
+            Need(
+                f"test images perturbed by {label}, captions made of them",
+                f"{need.name}-recaptioned",
+                {**need.changes, "captioner.perturbation": label},
+                (*need.words, f"--config.data.records={source}"),
+                free=("captioner", "grounder"),
+            )
+        )
+    return found
+
+
+def needs(study: Study) -> list[Need]:
+    kept = [_need(name, severity) for name in KINDS for severity in SEVERITIES]
+    return kept + _recaptioned(study)
+
+
+def run(study: Study) -> Artefact:
+    only, missing = _tables.present(study, study.config.paper.robustness)
+    rows: list[Row] = []
+    if only:
+        fitted = _tables.fit_all(study)
+        clean = study.evaluate(fitted, only=only)
+        rows += rows_of(clean, condition="clean", captions="of the same images")
+        for need in needs(study):
+            cache = study.find(need)
+            if isinstance(cache, Missing):
+                missing.append(cache)
+                continue
+            again = "captioner.perturbation" in need.changes
+            label = perturb.label(**cache.embedding["perturb"])
+            rows += rows_of(
+                study.evaluate(fitted, cache=cache, only=only),
+                condition=f"{label}, recaptioned" if again else label,
+                captions="of the same images" if again else "kept",
+            )
+    if not study.config.paper.perturbed:
+        missing.append(
+            Missing(
+                "captions made of perturbed images",
+                "--config.paper.perturbed names no data set",
+                (
+                    "python scripts/caption.py --perturb noise:1 --images ... --out A",
+                    "python scripts/ground.py --captions A/... --images ... --out B",
+                    "item-jax index --captions A/... --objects B/... --out R.jsonl",
+                ),
+            )
+        )
+    average = [row for row in rows if row["column"] == "average"]
+    return Artefact(average, columns_by="condition", missing=missing)
+
+
+draw = drawing.severities

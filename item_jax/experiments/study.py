@@ -1,0 +1,248 @@
+"""What the experiments of one workdir share: its caches, fitted methods and results.
+
+A cache is found by its settings, not by its name: the main one is `embeddings/`, any
+other differs from it in what an experiment varies, and in nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from item_jax import config as config_lib
+from item_jax import evaluate, settings
+from item_jax import train as train_lib
+from item_jax.cache import EmbeddingCache
+from item_jax.embeddings import Row
+from item_jax.fitted import FittedMethod
+from item_jax.workdir import Workdir
+
+
+@dataclasses.dataclass(frozen=True)
+class Need:
+    """A cache that an experiment compares with the main one.
+
+    Attributes:
+      what: it holds, for people.
+      name: of the cache that `item-jax paper` makes.
+      changes: its settings that differ from the main cache's, `{"perturb.name":
+        "noise"}`.
+      free: sections of the settings that may differ in any other way too.
+      words: of the `item-jax embed` that makes it, after workdir and run card.
+    """
+
+    what: str
+    name: str
+    changes: Mapping[str, Any]
+    words: tuple[str, ...]
+    free: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Missing:
+    """Something an experiment does without.
+
+    Attributes:
+      what: is missing.
+      why: in a sentence.
+      commands: that make it.
+    """
+
+    what: str
+    why: str
+    commands: tuple[str, ...] = ()
+
+
+class Study:
+    """The caches and methods of a workdir.
+
+    Attributes:
+      config: the run card's, with overrides.
+      workdir: of the study.
+      main: its plain cache, with training and test images.
+    """
+
+    def __init__(
+        self,
+        workdir: Workdir,
+        config: ConfigDict,
+        *,
+        card: str = "",
+        force: bool = False,
+        say: Callable[[str], None] = lambda text: None,
+    ):
+        """Opens a study.
+
+        Args:
+          workdir: with a finished `embeddings/`.
+          config: `seed`, `misalignment`, `head`, `train`, `evaluate`, `paper`.
+          card: the run card, for the commands that are printed.
+          force: whether to replace methods that were fitted with other settings.
+          say: is told what is being fitted.
+
+        Raises:
+          ValueError: without a finished cache.
+        """
+        self.config = config
+        self.workdir = workdir
+        self._card, self._force, self._say = card, force, say
+        self.main = EmbeddingCache(workdir.cache())
+        self.main.check_finished()
+        self._training: dict[tuple, train_lib.TrainingSet] = {}
+        self._results: dict[tuple, dict[str, Any]] = {}
+        self._rows: dict[str, list[Row]] = {}
+
+    def words(self, need: Need) -> list[str]:
+        """Returns the words of the `item-jax` command that makes a cache."""
+        start = ["embed", *([f"--config={self._card}"] if self._card else [])]
+        start += ["--workdir", str(self.workdir.path), "--cache", need.name]
+        return [*start, *need.words]
+
+    def command(self, need: Need) -> str:
+        """Returns the command that makes a cache, for a shell."""
+        return shlex.join(["item-jax", *self.words(need)])
+
+    def find(self, need: Need) -> EmbeddingCache | Missing:
+        """Finds a cache by its settings.
+
+        Returns:
+          The cache; or what is missing and why: there is none, it is not finished, or
+          the one there differs from the main cache in other settings, or in its images.
+        """
+        why = "there is no such cache"
+        for folder in sorted((self.workdir.path / "caches").glob("*/manifest.json")):
+            cache = EmbeddingCache(folder.parent)
+            own = config_lib.leaves(cache.embedding)
+            if any(own.get(name) != value for name, value in need.changes.items()):
+                continue
+            if not cache.finished:
+                why = f"{cache.folder} is not finished"
+                continue
+            also = {
+                name: values
+                for name, values in settings.differing(
+                    self.main.embedding, cache.embedding
+                ).items()
+                if name not in need.changes and name.partition(".")[0] not in need.free
+            }
+            if also:
+                found = "; ".join(
+                    f"{name} is {new!r}, in {self.main.folder.name}/ {old!r}"
+                    for name, (old, new) in also.items()
+                )
+                why = f"{cache.folder} differs in more than that: {found}"
+                continue
+            others = self._test_keys(cache) ^ self._test_keys(self.main)
+            if others:
+                why = (
+                    f"{cache.folder} holds other test images: {len(others)} are in one "
+                    f"of the two caches only, such as {min(others)!r}"
+                )
+                continue
+            return cache
+        return Missing(need.what, why, (self.command(need),))
+
+    def test_rows(self, cache: EmbeddingCache | None = None) -> list[Row]:
+        """Returns the rows that are tested on, failed ones included."""
+        cache = cache or self.main
+        name, split = str(cache.folder), self.config.evaluate.split
+        if name not in self._rows:
+            self._rows[name] = [
+                row
+                for shard in range(cache.manifest["shards"])
+                for row in cache.rows(shard)
+                if not split or row["split"] == split
+            ]
+        return self._rows[name]
+
+    def test_names(self) -> set[str]:
+        """Returns the benchmarks and generators with labelled test images, and
+        `benchmark/generator`."""
+        found = set()
+        for row in self.test_rows():
+            if row["label"] is not None and row["status"] == "done":
+                place = row["benchmark"], row["generator"]
+                found |= {*place, "/".join(place)}
+        return found - {""}
+
+    def _test_keys(self, cache: EmbeddingCache) -> set[str]:
+        return {row["key"] for row in self.test_rows(cache)}
+
+    def fit(
+        self,
+        name: str,
+        method: str = "item",
+        changes: Mapping[str, Any] | None = None,
+        *,
+        cache: EmbeddingCache | None = None,
+    ) -> list[FittedMethod]:
+        """Fits a method, or loads it when it was fitted before.
+
+        Args:
+          name: of `WORKDIR/paper/methods/NAME/`.
+          method: see `item_jax.methods`.
+          changes: fields of the configuration that differ from the run card's.
+          cache: to train on; by default the main one.
+
+        Returns:
+          One fitted method per seed.
+
+        Raises:
+          ValueError: if another one has the name, or there are no images to train on.
+        """
+        cache = cache or self.main
+        config = self.changed(changes or {})
+        images = (str(cache.folder), config.train.split, tuple(config.train.generators))
+        if images not in self._training:
+            self._training[images] = train_lib.training_set(cache, config)
+        training = train_lib.train(
+            cache,
+            config,
+            workdir=self.workdir.path / "paper",
+            method=method,
+            name=slug(name),
+            force=self._force,
+            data=self._training[images],
+        )
+        if training.new:
+            self._say(f"fitted {name}")
+        return training.methods
+
+    def evaluate(
+        self,
+        fitted: Mapping[str, Sequence[FittedMethod]],
+        *,
+        cache: EmbeddingCache | None = None,
+        only: Iterable[str] = (),
+    ) -> dict[str, Any]:
+        """Returns the results of methods, as `item_jax.evaluate_methods`.
+
+        Args:
+          fitted: by name, the first one is what the others are compared with.
+          cache: to score; by default the main one.
+          only: generators or benchmarks; () is all of them.
+        """
+        cache = cache or self.main
+        config = self.changed({"evaluate.generators": tuple(only)})
+        key = (str(cache.folder), tuple(only), *((n, id(m)) for n, m in fitted.items()))
+        if key not in self._results:
+            self._results[key] = evaluate.evaluate_methods(cache, fitted, config)
+        return self._results[key]
+
+    def changed(self, changes: Mapping[str, Any]) -> ConfigDict:
+        """Returns the configuration with some fields changed."""
+        config = self.config.copy_and_resolve_references()
+        for name, value in changes.items():
+            section, _, leaf = name.rpartition(".")
+            (config[section] if section else config)[leaf] = value
+        return config
+
+
+def slug(text: str) -> str:
+    """Returns a name for a folder, made of the letters and digits of a text."""
+    return re.sub(r"[^\w.]+", "-", text).strip("-.") or "unnamed"
