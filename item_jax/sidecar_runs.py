@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.metadata as metadata
 import importlib.util
 import json
 import os
@@ -33,13 +32,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from item_jax import files, images, join
+from item_jax import files, images, installed, join
 from item_jax.records import Object, Record, object_from_json
 
 SCHEMA = 1
 # What the answers depend on besides the request; an upgrade asks again.
 VERSIONS = ("item-jax", "torch", "transformers", "pillow", "numpy", "nltk")
-INSTALL = "pip install 'item-jax[torch]'"
 THREADS = 8
 
 Say = Callable[[str], None]
@@ -305,7 +303,7 @@ def _asked(stage: str, request: Request) -> dict[str, Any]:
         if folder and folder.is_dir()
         else None,
         "dtype": request.dtype,
-        "versions": {name: version(name) for name in VERSIONS},
+        "versions": {name: installed.version(name) for name in VERSIONS},
     }
 
 
@@ -318,19 +316,6 @@ def _module_sha256(name: str) -> str | None:
         return None
     source = found and found.origin
     return files.sha256(source) if source and Path(source).is_file() else None
-
-
-def version(name: str) -> str | None:
-    """Returns the installed version of a distribution, or None."""
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def missing_packages(names: Sequence[str]) -> list[str]:
-    """Returns the modules of `names` that are not installed; imports none of them."""
-    return [name for name in names if importlib.util.find_spec(name) is None]
 
 
 def check_installed(request: Request) -> None:
@@ -348,10 +333,11 @@ def check_installed(request: Request) -> None:
         needed += ["torch", "transformers", "jinja2"]
     if request.ground_with:
         needed.append("nltk")
-    missing = missing_packages(needed)
+    missing = installed.missing(needed)
     if missing:
         raise ValueError(
-            f"captions need {' and '.join(missing)}, not installed here: {INSTALL}"
+            f"captions need {' and '.join(missing)}, not installed here: "
+            f"{installed.TORCH}"
         )
 
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from item_jax import __main__ as door
-from item_jax import files, sidecar_runs
+from item_jax import files, installed, sidecar_runs
 from item_jax.datasets import folder
 from item_jax.sidecar_runs import Request, annotate
 
@@ -170,7 +170,7 @@ def test_the_sidecars_own_message_arrives(tmp_path):
 
 def test_no_torch_names_the_command(monkeypatch):
     monkeypatch.setattr(
-        sidecar_runs, "missing_packages", lambda names: [n for n in names if "t" in n]
+        installed, "missing", lambda names: [n for n in names if "t" in n]
     )
     with pytest.raises(ValueError, match=r"need .*torch.*pip install 'item-jax\[torch"):
         sidecar_runs.check_installed(Request("m"))
