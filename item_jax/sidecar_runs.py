@@ -48,11 +48,13 @@ class Request:
     """Which models to ask.
 
     Attributes:
-      caption_with: captioning model: folder, Hub id or ID@REVISION.
+      caption_with: captioning model: folder, Hub id or ID@REVISION; "" where captions
+        are given.
       captioner: adapter of `item_sidecars.captioners`, or package.module[:Name].
       ground_with: adapter of `item_sidecars.grounders`; "" for no objects.
       ground_model: its model; "" for the adapter's default.
       dtype: of both: "auto", "float32", "float16" or "bfloat16".
+      allow_equal: whether captions that are all equal or empty are believed.
     """
 
     caption_with: str
@@ -60,6 +62,7 @@ class Request:
     ground_with: str = ""
     ground_model: str = ""
     dtype: str = "auto"
+    allow_equal: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +100,7 @@ def annotate(
     keys: Sequence[str],
     request: Request,
     *,
+    captions: Sequence[str] | None = None,
     cache: str | Path | None = None,
     say: Say = lambda text: None,
 ) -> Annotations:
@@ -106,6 +110,7 @@ def annotate(
       image_root: the folder the keys are relative to.
       keys: of the images.
       request: whom to ask.
+      captions: one per key where they are given; then none are made.
       cache: folder of what is known; default `default_cache()`.
       say: takes a line on what is done.
 
@@ -116,27 +121,38 @@ def annotate(
     folder = Path(cache) if cache else default_cache()
     root = Path(image_root)
     digests, faults = _digests(root, keys)
-    known = {sha: root / key for key, sha in digests.items()}
-    captions = _Memory(folder, "caption", request, say)
-    wanted = {sha: _Image(sha, path.absolute()) for sha, path in known.items()}
-    rows = captions.rows(wanted)
+    paths = {sha: (root / key).absolute() for key, sha in digests.items()}
+    facts: dict[str, Any] = {"captioner": None, "grounder": None}
+    asked = {"caption": 0, "ground": 0}
 
-    objects = _Memory(folder, "ground", request, say) if request.ground_with else None
-    pairs: dict[str, _Image] = {}
-    for sha, row in rows.items():
-        if objects and row["status"] == "done":
-            text = row["caption"]
-            pairs[_digest([sha, text])] = _Image(sha, known[sha].absolute(), text)
-    found = objects.rows(pairs) if objects else {}
-    boxes = {pairs[number].sha256: row for number, row in found.items()}
-    records = [
-        Record(key, error=f"the image cannot be read: {faults[key]}")
-        if key in faults
-        else _record(key, rows[digests[key]], boxes.get(digests[key]))
-        for key in keys
-    ]
-    facts = {"captioner": captions.facts, "grounder": objects and objects.facts}
-    asked = {"caption": captions.asked, "ground": objects.asked if objects else 0}
+    if captions is None:
+        memory = _Memory(folder, "caption", request, say)
+        rows = memory.rows({sha: _Image(sha, path) for sha, path in paths.items()})
+        facts["captioner"], asked["caption"] = memory.facts, memory.asked
+        captioned = [rows[digests[key]] if key in digests else {} for key in keys]
+    else:
+        captioned = [{"status": "done", "caption": text} for text in captions]
+
+    pairs: dict[str, _Image] = {}  # of image and caption, by their digest
+    of_key: list[str | None] = [None] * len(keys)
+    for i, (key, row) in enumerate(zip(keys, captioned)):
+        if request.ground_with and key in digests and row["status"] == "done":
+            sha, text = digests[key], row["caption"]
+            number = of_key[i] = _digest([sha, text])
+            pairs[number] = _Image(sha, paths[sha], text)
+    boxes: dict[str, dict[str, Any]] = {}
+    if request.ground_with:
+        memory = _Memory(folder, "ground", request, say)
+        boxes = memory.rows(pairs)
+        facts["grounder"], asked["ground"] = memory.facts, memory.asked
+
+    records = []
+    for key, row, pair in zip(keys, captioned, of_key):
+        if key in faults:
+            error = f"the image cannot be read: {faults[key]}"
+            records.append(Record(key, error=error))
+        else:
+            records.append(_record(key, row, boxes[pair] if pair else None))
     return Annotations(records, facts, asked)
 
 
@@ -242,7 +258,7 @@ class _Memory:
         work = self._folder / f"work-{name}"
         keys = {number: f"{image.sha256}.png" for number, image in missing.items()}
         for number, image in missing.items():
-            _link(image.path, work / "images" / keys[number])
+            give_name(image.path, work / "images" / keys[number])
         options = self._options(work, missing, keys)
         out = work / "out"
         _run([f"item_sidecars.{self.stage}", *options, "--out", str(out)], self._role)
@@ -274,7 +290,8 @@ class _Memory:
         r = self._request
         options = ["--images", str(work / "images"), "--dtype", r.dtype]
         if self.stage == "caption":
-            return [*options, "--model", r.caption_with, "--captioner", r.captioner]
+            options += ["--model", r.caption_with, "--captioner", r.captioner]
+            return [*options, *(["--allow-equal-captions"] if r.allow_equal else [])]
         captions = work / "captions.jsonl"
         files.write_json_lines(
             captions,
@@ -325,20 +342,24 @@ def check_installed(request: Request) -> None:
       ValueError: when the sidecars, or PyTorch for one of our captioners, are missing,
         with the command that installs them.
     """
-    own = "." in request.captioner or ":" in request.captioner
     needed = ["item_sidecars"]
-    if not own and (
-        request.captioner == "auto" or not _module_sha256(request.captioner)
-    ):
+    if request.caption_with and not _is_own(request.captioner):
         needed += ["torch", "transformers", "jinja2"]
     if request.ground_with:
+        needed += [] if _is_own(request.ground_with) else ["torch", "transformers"]
         needed.append("nltk")
+    needed = list(dict.fromkeys(needed))
     missing = installed.missing(needed)
     if missing:
         raise ValueError(
-            f"captions need {' and '.join(missing)}, not installed here: "
+            f"captions and boxes need {' and '.join(missing)}, not installed here: "
             f"{installed.TORCH}"
         )
+
+
+def _is_own(adapter: str) -> bool:
+    """Whether an adapter is somebody's own module, which needs what it needs."""
+    return adapter != "auto" and _module_sha256(adapter) is not None
 
 
 def _run(words: Sequence[str], role: str) -> None:
@@ -379,15 +400,16 @@ def _message(said: Sequence[str], module: str) -> str:
     return ": " + "\n".join(said[starts[-1] :]).removeprefix(mark)
 
 
-def _link(path: Path, link: Path) -> None:
-    """Gives an image a second name, whatever its own suffix is."""
-    link.parent.mkdir(parents=True, exist_ok=True)
-    if link.is_symlink() or link.exists():
+def give_name(path: Path, name: Path) -> None:
+    """Gives an image a second name, by a link; a copy where links cannot be made."""
+    name.parent.mkdir(parents=True, exist_ok=True)
+    if name.exists():
         return
+    name.unlink(missing_ok=True)  # of a stopped run, to a file that has moved
     try:
-        link.symlink_to(path)
+        name.symlink_to(path)
     except OSError:  # Windows without the right to make links
-        shutil.copyfile(path, link)
+        shutil.copyfile(path, name)
 
 
 def _digest(value: Any) -> str:
