@@ -254,6 +254,8 @@ def test_fit_ends_with_figures_and_says_how_few(head, tmp_path):
     assert "20% of each label were held out as test images" in said
     assert "That is few" in said and "1 images could not be used" in said
     assert "no others" in said
+    hint = "--caption-with m --captioner fake_sidecars --ground-with fake_sidecars --s"
+    assert hint in said
     results = files.read_json(root / "run/results/results.json")
     counts = results["counts"]
     assert counts["in"] == counts["done"] + counts["failed"]

@@ -16,8 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import item_jax
-from item_jax import installed
-from item_jax.files import folder_digest
+from item_jax import files, installed
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 VERSIONS = ("torch", "transformers", "pillow", "numpy", "nltk")
@@ -82,7 +81,7 @@ class Checkpoint:
         if folder:
             identity = {
                 "id": Path(source).resolve().name,
-                "revision": folder_digest(source),
+                "revision": files.folder_digest(source),
             }
         else:
             identity = {"id": source, "revision": _commit(source, revision or "main")}
@@ -136,8 +135,8 @@ class Checkpoint:
           device: a torch.device.
 
         Raises:
-          ValueError: when the weights are here and do not fit the device's memory, when
-            some of them are missing or have another shape, and as `load`.
+          ValueError: when the weights do not fit the device's memory, when some of them
+            are missing, and as `load`.
         """
         torch = require("torch", "captions and boxes")
         self._check_memory(dtype, device)
@@ -159,9 +158,8 @@ class Checkpoint:
     def _check_memory(self, dtype: str, device: Any) -> None:
         """Refuses weights that cannot fit, before minutes of loading end in a kill."""
         stored = str(getattr(self.config, "dtype", None) or "float32")
-        sizes = [p.stat().st_size for p in Path(self.source).glob("*.safetensors")]
-        # Of a model on the Hub the size is not known before it is downloaded.
-        needed = sum(sizes) * _BYTES[dtype] / _BYTES.get(stored.split(".")[-1], 4)
+        needed = self._stored_bytes() * _BYTES[dtype]
+        needed /= _BYTES.get(stored.split(".")[-1], 4)
         found = memory(device)
         if found is not None and needed > found:
             raise ValueError(
@@ -169,6 +167,25 @@ class Checkpoint:
                 f"in {dtype}, and this {device.type} has {found / 2**30:.1f} GiB: use "
                 "a smaller model, another machine, or a 16-bit --dtype"
             )
+
+    def _stored_bytes(self) -> int:
+        """The size of the weights: of the files here, and by the index of all shards.
+
+        Large models on the Hub are in shards, so that their size is known before they
+        are downloaded.
+        """
+        folder = Path(self.source)
+        index: str | Path | None = folder / "model.safetensors.index.json"
+        if not folder.is_dir():
+            config = _cached(self.source, "config.json", self.revision)
+            folder = config.parent if config else folder
+            index = _fetched(self.source, "model.safetensors.index.json", self.revision)
+        sizes = [path.stat().st_size for path in folder.glob("*.safetensors")]
+        total = 0
+        if index and Path(index).is_file():
+            about = files.read_json(index).get("metadata")
+            total = about.get("total_size", 0) if isinstance(about, dict) else 0
+        return max(sum(sizes), total if isinstance(total, int) else 0)
 
     def image_processor(self) -> Any:
         """Loads the image processor on Pillow: torchvision resizes differently."""
@@ -197,16 +214,33 @@ def memory(device: Any) -> int | None:
         return None
 
 
+def _cached(repository: str, name: str, revision: str | None) -> Path | None:
+    """Returns where the download cache has a file of a repository, or None."""
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(repository, name, revision=revision or "main")
+    return Path(path) if isinstance(path, str) else None
+
+
+def _fetched(repository: str, name: str, revision: str | None) -> Path | None:
+    """Returns a file of a repository, downloaded if need be; None if it has none."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    path = try_to_load_from_cache(repository, name, revision=revision or "main")
+    if path is None:  # neither there nor known not to exist
+        with contextlib.suppress(Exception):  # the download of the weights will tell
+            path = hf_hub_download(repository, name, revision=revision)
+    return Path(path) if isinstance(path, str) else None
+
+
 def _commit(repository: str, revision: str) -> str:
     """Returns the commit that a branch or tag pointed to when it was downloaded.
 
     It is read off the path in the download cache: transformers 5.23 no longer writes it
     into the configuration.
     """
-    from huggingface_hub import try_to_load_from_cache
-
-    path = try_to_load_from_cache(repository, "config.json", revision=revision)
-    return Path(path).parent.name if isinstance(path, str) else revision
+    path = _cached(repository, "config.json", revision)
+    return path.parent.name if path else revision
 
 
 def require(name: str, purpose: str) -> ModuleType:
