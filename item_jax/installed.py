@@ -1,6 +1,6 @@
 """What is installed beside the package, and what does not work together.
 
-Nothing is imported to find that out.
+Nothing of it is imported here.
 """
 
 from __future__ import annotations

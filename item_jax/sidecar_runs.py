@@ -256,7 +256,7 @@ class _Memory:
         files.write_json(self._folder / "request.json", self._settings)
         name = _digest(sorted(missing))[:16]
         work = self._folder / f"work-{name}"
-        keys = {number: f"{image.sha256}.png" for number, image in missing.items()}
+        keys = {number: f"{number}.png" for number in missing}
         for number, image in missing.items():
             give_name(image.path, work / "images" / keys[number])
         options = self._options(work, missing, keys)
@@ -297,7 +297,7 @@ class _Memory:
             captions,
             (
                 {"key": keys[n], "sha256": i.sha256, "caption": i.caption}
-                for n, i in sorted(missing.items(), key=lambda pair: pair[1].sha256)
+                for n, i in sorted(missing.items())
             ),
         )
         options += ["--captions", str(captions), "--grounder", r.ground_with]

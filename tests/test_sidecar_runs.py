@@ -384,13 +384,16 @@ def test_python_takes_anything_with_captions_and_boxes_given_or_made(head, tmp_p
     assert figures(some, images=photos, **grounded) == expected
     assert figures(paths, captions=captions, **grounded) == expected
     assert len(loads(tmp_path)) == 2
+    twice = detector.predict([paths[0]] * 2, captions=["a dog", "a ball"], **grounded)
+    assert [[o.phrase for o in p.objects] for p in twice] == [["a dog"], ["a ball"]]
+    assert loads(tmp_path)[2:] == ["grounder tiny"]
     # A PIL image and an array are other files: they are asked about, and then known.
     arrays = [np.asarray(picture) for picture in pictures]
     as_arrays = detector.predict(arrays, **made)
     assert [p.key for p in as_arrays] == ["input 0", "input 1", "input 2"]
     assert [p.caption for p in as_arrays] == captions
     assert figures(pictures, **made) == expected
-    assert len(loads(tmp_path)) == 4
+    assert len(loads(tmp_path)) == 5
 
     [good, gone] = detector.predict([paths[0], tmp_path / "gone.png"], **made)
     assert good == found[0]
@@ -417,7 +420,7 @@ def test_given_and_made_at_once_is_refused():
         ("x.png", dict(request=boxes), "1 images need as many captions, found 0"),
         ("x.png", dict(captions="a", objects=[[], []]), "as many lists of objects"),
         ("x.png", dict(captions="a", objects=[[]], request=boxes), "without ground_w"),
-        (captioned, dict(request=made), "the records have captions, and 'm' is to"),
+        (captioned, dict(request=made), "have captions already: leave out capt"),
         (record, dict(request=boxes), "ground_with= needs captions"),
         (record, dict(captions=["a dog"]), "a record has its own caption"),
     ):

@@ -174,14 +174,19 @@ def _completed(
     """Records with the captions, or the objects, that they do not have."""
     if not request:
         return RecordList(records, images)
-    for name, what, asked in (
-        ("caption", "captions", request.caption_with),
-        ("objects", "objects", request.ground_with),
+    for what, option, asked, given in (
+        (
+            "captions",
+            "caption_with",
+            request.caption_with,
+            [r.caption for r in records],
+        ),
+        ("objects", "ground_with", request.ground_with, [r.objects for r in records]),
     ):
-        if asked and any(getattr(record, name) for record in records):
+        if asked and any(given):
             raise ValueError(
-                f"the records have {what}, and {asked!r} is to make them: leave it "
-                f"out, or the records' own ({name})"
+                f"the records have {what} already: leave out {option}={asked!r}, or "
+                f"give records without {what}"
             )
     captions = [record.caption or "" for record in records]
     if not request.caption_with and not all(captions):
@@ -203,4 +208,9 @@ def _completed(
         )
         for record, new in zip(records, made.records)
     ]
-    return RecordList(whole, images, {k: v for k, v in made.facts.items() if v})
+    facts = {
+        "captioner": made.facts["captioner"] or BY_HAND,
+        "grounder": made.facts["grounder"]
+        or (BY_HAND if any(r.objects for r in records) else None),
+    }
+    return RecordList(whole, images, facts)
