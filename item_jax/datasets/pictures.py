@@ -156,7 +156,19 @@ def as_dataset(
             folder, names, request, captions=None if makes else captions
         )
     facts = {role: found or facts[role] for role, found in made.facts.items()}
-    return Pictures(given, Path(images or "."), made.records, facts)
+    known = [_in_own_words(data, i, record) for i, record in enumerate(made.records)]
+    return Pictures(given, Path(images or "."), known, facts)
+
+
+def _in_own_words(data: Pictures, number: int, record: Record) -> Record:
+    """Names a file that cannot be read as the caller did, not the link to it."""
+    if record.error is None:
+        return record
+    try:
+        data.read(number)
+    except images_lib.ImageError as e:
+        return dataclasses.replace(record, error=f"the image cannot be read: {e}")
+    return record
 
 
 def _as_many(given: Sequence[Any], others: Any, what: str, example: str) -> None:

@@ -158,8 +158,8 @@ class Checkpoint:
     def _check_memory(self, dtype: str, device: Any) -> None:
         """Refuses weights that cannot fit, before minutes of loading end in a kill."""
         stored = str(getattr(self.config, "dtype", None) or "float32")
-        needed = self._stored_bytes() * _BYTES[dtype]
-        needed /= _BYTES.get(stored.split(".")[-1], 4)
+        growth = _BYTES[dtype] / _BYTES.get(stored.split(".")[-1], 4)
+        needed = self._stored_bytes() * growth
         found = memory(device)
         if found is not None and needed > found:
             raise ValueError(
