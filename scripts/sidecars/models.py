@@ -116,7 +116,8 @@ class Checkpoint:
         if not hasattr(tokenizer, "get_vocab"):
             return
         known = len(tokenizer)
-        needed = getattr(getattr(self.config, "text_config", None), "vocab_size", 0)
+        text = getattr(self.config, "text_config", None)
+        needed = getattr(text, "vocab_size", None) or 0
         if known < needed / 2:
             raise ValueError(
                 f"the tokenizer of model {self.source!r} knows {known} of {needed} "
