@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from item_jax import config as config_lib
 from item_jax import pipeline, settings
+from item_jax.datasets import dataset
 from item_jax.datasets.dataset import Dataset
 from item_jax.datasets.pictures import Input, as_dataset
 from item_jax.embed import embed_images
@@ -20,6 +21,7 @@ from item_jax.fitted import FittedMethod
 from item_jax.methods import item
 from item_jax.misalignment import cosine
 from item_jax.records import Object
+from item_jax.sidecar_runs import Request
 from item_jax.towers.checkpoint import download
 from item_jax.towers.towers import load_towers
 
@@ -38,6 +40,8 @@ class Prediction:
       caption: the one that was used.
       cosine: of the whole image with its caption, in [-1, 1].
       objects: the objects that were used, best score first.
+      warnings: where captions or boxes are known to be made otherwise than those that
+        the method was fitted on.
     """
 
     key: str
@@ -48,6 +52,7 @@ class Prediction:
     caption: str | None = None
     cosine: float | None = None
     objects: tuple[Object, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +114,7 @@ class ItemDetector:
         """
         config = (config or config_lib.default()).copy_and_resolve_references()
         settings.restore(method.embedding, config)
-        roles = {role: method.embedding[role] for role in ("captioner", "grounder")}
+        roles = {role: method.embedding[role] for role in settings.ROLES}
         found = settings.embedding(towers, config, roles)
         self.warnings = settings.compare(method.embedding, found, what=method.name)
         self.towers = towers
@@ -153,26 +158,46 @@ class ItemDetector:
         *,
         images: str | Path | None = None,
         captions: Sequence[str] | str | None = None,
+        objects: Sequence[Sequence[Object]] | None = None,
+        caption_with: str | Request | None = None,
+        ground_with: str | None = None,
     ) -> list[Prediction]:
         """Scores images.
 
+            detector.predict(["photo.jpg"], captions=["a dog on a beach"])
+            detector.predict(
+                ["photo.jpg"],
+                caption_with="Salesforce/blip2-opt-2.7b",
+                ground_with="mm-grounding-dino",
+            )
+
         Args:
-          inputs: records, with captions, and objects where some were found; or paths,
-            PIL images, or uint8 arrays `[H, W, 3]`, with `captions`. A single one is
-            taken as a list of one.
+          inputs: records, or paths, PIL images, or uint8 arrays `[H, W, 3]`. A single
+            one is taken as a list of one.
           images: the folder that keys and paths are relative to; default for paths: the
             current one.
-          captions: one per input that is not a record.
+          captions: one per input that is not a record; a record has its own.
+          objects: the objects of each caption in `captions`; default none.
+          caption_with: the model that makes the captions: folder, Hub id or
+            ID@REVISION, or a `sidecar_runs.Request` for further settings. It runs in a
+            process of its own, which needs item-jax[torch]; what it answers is kept.
+          ground_with: who finds the objects of captions, given or made:
+            "mm-grounding-dino", "grounding-dino", "llmdet", "owlv2", or a module of
+            yours; default none.
 
         Returns:
           One `Prediction` per input, in order; one that cannot be scored is "failed"
           and says why.
 
         Raises:
-          ValueError: for inputs without captions, or of another kind.
+          ValueError: for inputs without captions, of another kind, or given and to be
+            made at once; when captioner or grounder stop, with their message.
         """
-        embeddings, rows = self._embed(as_dataset(inputs, images, captions))
-        return self._predictions(embeddings, rows, self.method.score(embeddings))
+        request = _request(caption_with, ground_with)
+        data = as_dataset(inputs, images, captions, objects, request)
+        embeddings, rows = self._embed(data)
+        scores = self.method.score(embeddings)
+        return self._predictions(embeddings, rows, scores, self._other(data))
 
     def explain(
         self,
@@ -180,6 +205,9 @@ class ItemDetector:
         *,
         images: str | Path | None = None,
         captions: Sequence[str] | str | None = None,
+        objects: Sequence[Sequence[Object]] | None = None,
+        caption_with: str | Request | None = None,
+        ground_with: str | None = None,
     ) -> list[Explanation]:
         """Scores images, and what their scores would be without each of their parts.
 
@@ -189,12 +217,15 @@ class ItemDetector:
         decoded and embedded once.
 
         Args:
-          inputs, images, captions: as for `predict`.
+          inputs, images, captions, objects, caption_with, ground_with: as for
+            `predict`.
 
         Returns:
           One `Explanation` per input, in order.
         """
-        embeddings, rows = self._embed(as_dataset(inputs, images, captions))
+        request = _request(caption_with, ground_with)
+        data = as_dataset(inputs, images, captions, objects, request)
+        embeddings, rows = self._embed(data)
         # Each image several times: as it is, then with one object left out each.
         counts = np.diff(embeddings.object_offsets)
         index, kept = [], []
@@ -208,7 +239,9 @@ class ItemDetector:
         each = np.asarray(cosine(embeddings.object_emb, embeddings.phrase_emb))
         without_global = self._weighted(embeddings, w1=0.0)
         without_objects = self._weighted(embeddings, w2=0.0)
-        predictions = self._predictions(embeddings, rows, scores[first[:-1]])
+        predictions = self._predictions(
+            embeddings, rows, scores[first[:-1]], self._other(data)
+        )
         out, i = [], 0
         for prediction in predictions:
             if prediction.status != "done":
@@ -233,8 +266,20 @@ class ItemDetector:
         )
         return embed_images(stream, self.towers, self.config)
 
+    def _other(self, data: Dataset) -> tuple[str, ...]:
+        """Where captions or boxes are not made as the method's, if that is known."""
+        facts = dataset.facts(data)
+        if not any(facts[role] for role in settings.ROLES):
+            return ()
+        what = self.method.name
+        return tuple(settings.compare_roles(self.method.embedding, facts, what=what))
+
     def _predictions(
-        self, embeddings: Embeddings, rows: Sequence[Row], scores: np.ndarray
+        self,
+        embeddings: Embeddings,
+        rows: Sequence[Row],
+        scores: np.ndarray,
+        warnings: tuple[str, ...],
     ) -> list[Prediction]:
         cosines = np.asarray(cosine(embeddings.image_emb, embeddings.text_emb))
         predictions, i = [], 0
@@ -255,6 +300,7 @@ class ItemDetector:
                     caption=row["caption"],
                     cosine=float(cosines[i, 0]),
                     objects=tuple(Object(**o) for o in row["objects"]),
+                    warnings=warnings,
                 )
             )
             i += 1
@@ -268,6 +314,18 @@ class ItemDetector:
             return [None] * len(embeddings)
         changed = item.weighted(self.method.state, **weights)
         return [float(p) for p in self.method.score(embeddings, changed)]
+
+
+def _request(
+    caption_with: str | Request | None, ground_with: str | None
+) -> Request | None:
+    if isinstance(caption_with, Request):
+        if ground_with:
+            raise ValueError("give ground_with in the Request")
+        return caption_with
+    if not (caption_with or ground_with):
+        return None
+    return Request(caption_with or "", ground_with=ground_with or "")
 
 
 def load_method(name: str | Path, revision: str | None = None) -> FittedMethod:

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.metadata as metadata
 import importlib.util
 import json
 import os
@@ -33,13 +32,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from item_jax import files, images, join
+from item_jax import files, images, installed, join
 from item_jax.records import Object, Record, object_from_json
 
 SCHEMA = 1
 # What the answers depend on besides the request; an upgrade asks again.
 VERSIONS = ("item-jax", "torch", "transformers", "pillow", "numpy", "nltk")
-INSTALL = "pip install 'item-jax[torch]'"
 THREADS = 8
 
 Say = Callable[[str], None]
@@ -50,11 +48,13 @@ class Request:
     """Which models to ask.
 
     Attributes:
-      caption_with: captioning model: folder, Hub id or ID@REVISION.
+      caption_with: captioning model: folder, Hub id or ID@REVISION; "" where captions
+        are given.
       captioner: adapter of `item_sidecars.captioners`, or package.module[:Name].
       ground_with: adapter of `item_sidecars.grounders`; "" for no objects.
       ground_model: its model; "" for the adapter's default.
       dtype: of both: "auto", "float32", "float16" or "bfloat16".
+      allow_equal: whether captions that are all equal or empty are believed.
     """
 
     caption_with: str
@@ -62,6 +62,7 @@ class Request:
     ground_with: str = ""
     ground_model: str = ""
     dtype: str = "auto"
+    allow_equal: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +100,7 @@ def annotate(
     keys: Sequence[str],
     request: Request,
     *,
+    captions: Sequence[str] | None = None,
     cache: str | Path | None = None,
     say: Say = lambda text: None,
 ) -> Annotations:
@@ -108,6 +110,7 @@ def annotate(
       image_root: the folder the keys are relative to.
       keys: of the images.
       request: whom to ask.
+      captions: one per key where they are given; then none are made.
       cache: folder of what is known; default `default_cache()`.
       say: takes a line on what is done.
 
@@ -118,27 +121,38 @@ def annotate(
     folder = Path(cache) if cache else default_cache()
     root = Path(image_root)
     digests, faults = _digests(root, keys)
-    known = {sha: root / key for key, sha in digests.items()}
-    captions = _Memory(folder, "caption", request, say)
-    wanted = {sha: _Image(sha, path.absolute()) for sha, path in known.items()}
-    rows = captions.rows(wanted)
+    paths = {sha: (root / key).absolute() for key, sha in digests.items()}
+    facts: dict[str, Any] = {"captioner": None, "grounder": None}
+    asked = {"caption": 0, "ground": 0}
 
-    objects = _Memory(folder, "ground", request, say) if request.ground_with else None
-    pairs: dict[str, _Image] = {}
-    for sha, row in rows.items():
-        if objects and row["status"] == "done":
-            text = row["caption"]
-            pairs[_digest([sha, text])] = _Image(sha, known[sha].absolute(), text)
-    found = objects.rows(pairs) if objects else {}
-    boxes = {pairs[number].sha256: row for number, row in found.items()}
-    records = [
-        Record(key, error=f"the image cannot be read: {faults[key]}")
-        if key in faults
-        else _record(key, rows[digests[key]], boxes.get(digests[key]))
-        for key in keys
-    ]
-    facts = {"captioner": captions.facts, "grounder": objects and objects.facts}
-    asked = {"caption": captions.asked, "ground": objects.asked if objects else 0}
+    if captions is None:
+        memory = _Memory(folder, "caption", request, say)
+        rows = memory.rows({sha: _Image(sha, path) for sha, path in paths.items()})
+        facts["captioner"], asked["caption"] = memory.facts, memory.asked
+        captioned = [rows[digests[key]] if key in digests else {} for key in keys]
+    else:
+        captioned = [{"status": "done", "caption": text} for text in captions]
+
+    pairs: dict[str, _Image] = {}  # of image and caption, by their digest
+    of_key: list[str | None] = [None] * len(keys)
+    for i, (key, row) in enumerate(zip(keys, captioned)):
+        if request.ground_with and key in digests and row["status"] == "done":
+            sha, text = digests[key], row["caption"]
+            number = of_key[i] = _digest([sha, text])
+            pairs[number] = _Image(sha, paths[sha], text)
+    boxes: dict[str, dict[str, Any]] = {}
+    if request.ground_with:
+        memory = _Memory(folder, "ground", request, say)
+        boxes = memory.rows(pairs)
+        facts["grounder"], asked["ground"] = memory.facts, memory.asked
+
+    records = []
+    for key, row, pair in zip(keys, captioned, of_key):
+        if key in faults:
+            error = f"the image cannot be read: {faults[key]}"
+            records.append(Record(key, error=error))
+        else:
+            records.append(_record(key, row, boxes[pair] if pair else None))
     return Annotations(records, facts, asked)
 
 
@@ -242,9 +256,9 @@ class _Memory:
         files.write_json(self._folder / "request.json", self._settings)
         name = _digest(sorted(missing))[:16]
         work = self._folder / f"work-{name}"
-        keys = {number: f"{image.sha256}.png" for number, image in missing.items()}
+        keys = {number: f"{number}.png" for number in missing}
         for number, image in missing.items():
-            _link(image.path, work / "images" / keys[number])
+            give_name(image.path, work / "images" / keys[number])
         options = self._options(work, missing, keys)
         out = work / "out"
         _run([f"item_sidecars.{self.stage}", *options, "--out", str(out)], self._role)
@@ -276,13 +290,14 @@ class _Memory:
         r = self._request
         options = ["--images", str(work / "images"), "--dtype", r.dtype]
         if self.stage == "caption":
-            return [*options, "--model", r.caption_with, "--captioner", r.captioner]
+            options += ["--model", r.caption_with, "--captioner", r.captioner]
+            return [*options, *(["--allow-equal-captions"] if r.allow_equal else [])]
         captions = work / "captions.jsonl"
         files.write_json_lines(
             captions,
             (
                 {"key": keys[n], "sha256": i.sha256, "caption": i.caption}
-                for n, i in sorted(missing.items(), key=lambda pair: pair[1].sha256)
+                for n, i in sorted(missing.items())
             ),
         )
         options += ["--captions", str(captions), "--grounder", r.ground_with]
@@ -305,7 +320,7 @@ def _asked(stage: str, request: Request) -> dict[str, Any]:
         if folder and folder.is_dir()
         else None,
         "dtype": request.dtype,
-        "versions": {name: version(name) for name in VERSIONS},
+        "versions": {name: installed.version(name) for name in VERSIONS},
     }
 
 
@@ -320,19 +335,6 @@ def _module_sha256(name: str) -> str | None:
     return files.sha256(source) if source and Path(source).is_file() else None
 
 
-def version(name: str) -> str | None:
-    """Returns the installed version of a distribution, or None."""
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def missing_packages(names: Sequence[str]) -> list[str]:
-    """Returns the modules of `names` that are not installed; imports none of them."""
-    return [name for name in names if importlib.util.find_spec(name) is None]
-
-
 def check_installed(request: Request) -> None:
     """Refuses a request that cannot be answered here.
 
@@ -340,19 +342,24 @@ def check_installed(request: Request) -> None:
       ValueError: when the sidecars, or PyTorch for one of our captioners, are missing,
         with the command that installs them.
     """
-    own = "." in request.captioner or ":" in request.captioner
     needed = ["item_sidecars"]
-    if not own and (
-        request.captioner == "auto" or not _module_sha256(request.captioner)
-    ):
+    if request.caption_with and not _is_own(request.captioner):
         needed += ["torch", "transformers", "jinja2"]
     if request.ground_with:
+        needed += [] if _is_own(request.ground_with) else ["torch", "transformers"]
         needed.append("nltk")
-    missing = missing_packages(needed)
+    needed = list(dict.fromkeys(needed))
+    missing = installed.missing(needed)
     if missing:
         raise ValueError(
-            f"captions need {' and '.join(missing)}, not installed here: {INSTALL}"
+            f"captions and boxes need {' and '.join(missing)}, not installed here: "
+            f"{installed.TORCH}"
         )
+
+
+def _is_own(adapter: str) -> bool:
+    """Whether an adapter is somebody's own module, which needs what it needs."""
+    return adapter != "auto" and _module_sha256(adapter) is not None
 
 
 def _run(words: Sequence[str], role: str) -> None:
@@ -393,15 +400,16 @@ def _message(said: Sequence[str], module: str) -> str:
     return ": " + "\n".join(said[starts[-1] :]).removeprefix(mark)
 
 
-def _link(path: Path, link: Path) -> None:
-    """Gives an image a second name, whatever its own suffix is."""
-    link.parent.mkdir(parents=True, exist_ok=True)
-    if link.is_symlink() or link.exists():
+def give_name(path: Path, name: Path) -> None:
+    """Gives an image a second name, by a link; a copy where links cannot be made."""
+    name.parent.mkdir(parents=True, exist_ok=True)
+    if name.exists():
         return
+    name.unlink(missing_ok=True)  # of a stopped run, to a file that has moved
     try:
-        link.symlink_to(path)
+        name.symlink_to(path)
     except OSError:  # Windows without the right to make links
-        shutil.copyfile(path, link)
+        shutil.copyfile(path, name)
 
 
 def _digest(value: Any) -> str:

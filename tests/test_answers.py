@@ -15,6 +15,7 @@ from item_sidecars import caption, models
 from item_sidecars.answers import first_sentence, is_reasoning_open
 
 HERE = os.path.dirname(__file__)
+CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
@@ -171,6 +172,28 @@ def test_a_model_that_does_not_fit_is_refused_with_both_numbers(tmp_path, monkey
     with pytest.raises(ValueError, match=r"needs .* GiB.*in float32.*cpu has .* GiB"):
         make(model)
     assert make(model, "--dtype", "bfloat16").settings["dtype"] == "bfloat16"
+
+
+def test_the_size_of_shards_on_the_hub_is_known_beforehand(tmp_path, monkeypatch):
+    """Only configuration and index are in the download cache; offline."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    stored = tmp_path / "models--some--vlm"
+    snapshot = stored / "snapshots" / "0123456789abcdef0123456789abcdef01234567"
+    (stored / "refs").mkdir(parents=True)
+    (stored / "refs" / "main").write_text(snapshot.name)
+    snapshot.mkdir(parents=True)
+    config = transformers.BlipConfig(dtype="bfloat16")
+    config.save_pretrained(snapshot)
+    index = {"metadata": {"total_size": 14 * 2**30}, "weight_map": {}}
+    (snapshot / "model.safetensors.index.json").write_text(json.dumps(index))
+    monkeypatch.setattr(models, "memory", lambda device: 16 * 2**30)
+    found = models.Checkpoint("some/vlm", None, config, {})
+    with pytest.raises(ValueError, match="28.0 GiB.*in float32.*cpu has 16.0 GiB"):
+        found.model(transformers.BlipForConditionalGeneration, "float32", CPU)
+    with pytest.raises(ValueError, match="weights of model.*`hf download some/vlm`"):
+        found.model(transformers.BlipForConditionalGeneration, "bfloat16", CPU)
 
 
 # ------------------------------------------------------------------- decoding settings

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "item_jax"
 
 # A room may import what stands in a lower storey or its own, and what BESIDES names.
 STOREYS = [
-    {"choices", "files", "workdir", "signatures"},
+    {"choices", "files", "workdir", "signatures", "installed"},
     {"config", "settings", "records", "join", "images", "views", "perturb", "budget"}
     | {"neutralise", "metrics", "progress", "protocol", "headers", "pixel_probe"}
     | {"resampling", "statistics", "paired", "calibration", "comparison", "tables"}

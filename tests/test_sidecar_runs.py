@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import item_jax as package
 from item_jax import __main__ as door
-from item_jax import files, sidecar_runs
+from item_jax import files, installed, sidecar_runs
 from item_jax.datasets import folder
+from item_jax.datasets.pictures import as_dataset
+from item_jax.records import Record
 from item_jax.sidecar_runs import Request, annotate
 
 ROOT = Path(__file__).parent.parent
@@ -170,7 +173,7 @@ def test_the_sidecars_own_message_arrives(tmp_path):
 
 def test_no_torch_names_the_command(monkeypatch):
     monkeypatch.setattr(
-        sidecar_runs, "missing_packages", lambda names: [n for n in names if "t" in n]
+        installed, "missing", lambda names: [n for n in names if "t" in n]
     )
     with pytest.raises(ValueError, match=r"need .*torch.*pip install 'item-jax\[torch"):
         sidecar_runs.check_installed(Request("m"))
@@ -251,6 +254,8 @@ def test_fit_ends_with_figures_and_says_how_few(head, tmp_path):
     assert "20% of each label were held out as test images" in said
     assert "That is few" in said and "1 images could not be used" in said
     assert "no others" in said
+    hint = "--caption-with m --captioner fake_sidecars --ground-with fake_sidecars --s"
+    assert hint in said
     results = files.read_json(root / "run/results/results.json")
     counts = results["counts"]
     assert counts["in"] == counts["done"] + counts["failed"]
@@ -347,6 +352,131 @@ def test_other_captions_than_the_heads_are_said(head, tmp_path):
     assert "warning" not in said
 
 
+@pytest.mark.slow
+def test_python_takes_anything_with_captions_and_boxes_given_or_made(head, tmp_path):
+    root, _, _ = head
+    photos = save_pictures(tmp_path / "photos", 3, seed=5)
+    detector = package.ItemDetector.from_pretrained(root / "run/head")
+    paths = sorted(photos.iterdir())
+    pictures = [Image.open(path) for path in paths]
+    made = dict(caption_with=Request("m", "fake_sidecars", ground_with="fake_sidecars"))
+    found = detector.predict(paths, **made)
+    assert [p.key for p in found] == [str(path) for path in paths]
+    assert all(p.caption.startswith("a ") and p.objects for p in found)
+    assert not any(p.warnings for p in found), "they are the head's"
+    assert loads(tmp_path) == ["captioner m", "grounder tiny"]
+    explained = detector.explain(paths, **made)
+    assert len(loads(tmp_path)) == 2, "what is known was asked for again"
+    again = [e.prediction.p_fake for e in explained]
+    assert again == pytest.approx([p.p_fake for p in found], abs=1e-6)
+
+    # The same, whatever they come as, and whoever gives captions and boxes.
+    def figures(inputs, **given):
+        return [p.p_fake for p in detector.predict(inputs, **given)]
+
+    expected = pytest.approx([p.p_fake for p in found], abs=1e-6)
+    captions, objects = [p.caption for p in found], [p.objects for p in found]
+    assert figures(paths, captions=captions, objects=objects) == expected
+    assert figures(pictures, captions=captions, objects=objects) == expected
+    bare = [Record(path.name) for path in paths]
+    assert figures(bare, images=photos, **made) == expected
+    some = [Record(path.name, caption=c) for path, c in zip(paths, captions)]
+    grounded = dict(ground_with="fake_sidecars")
+    assert figures(some, images=photos, **grounded) == expected
+    assert figures(paths, captions=captions, **grounded) == expected
+    assert len(loads(tmp_path)) == 2
+    twice = detector.predict([paths[0]] * 2, captions=["a dog", "a ball"], **grounded)
+    assert [[o.phrase for o in p.objects] for p in twice] == [["a dog"], ["a ball"]]
+    assert loads(tmp_path)[2:] == ["grounder tiny"]
+    arrays = [np.asarray(picture) for picture in pictures]
+    as_arrays = detector.predict(arrays, **made)
+    assert [p.key for p in as_arrays] == ["input 0", "input 1", "input 2"]
+    assert [p.caption for p in as_arrays] == captions
+    assert figures(pictures, **made) == expected
+
+    [good, gone] = detector.predict([paths[0], tmp_path / "gone.png"], **made)
+    assert good.caption == captions[0] and good.p_fake == pytest.approx(found[0].p_fake)
+    assert gone.status == "failed" and "cannot be read: no such file" in gone.error
+    assert str(photos.parent) in gone.key and "item-jax-" not in gone.error
+    [other] = detector.predict(
+        paths[0], caption_with=Request("other", "fake_sidecars"), ground_with=None
+    )
+    assert "these are of 'fake-other'" in other.warnings[0]
+    assert "these are of none" in other.warnings[1]
+    [by_hand] = detector.predict(paths[0], captions="a dog")
+    assert "these are of 'given by hand'" in by_hand.warnings[0]
+    with pytest.raises(ValueError, match="the captioner stopped: model 'nowhere' can"):
+        detector.predict(paths, caption_with="nowhere")
+
+
+def test_given_and_made_at_once_is_refused():
+    record, captioned = Record("a.png"), Record("a.png", caption="a dog")
+    made, boxes = (
+        Request("m", "fake_sidecars"),
+        Request("", ground_with="fake_sidecars"),
+    )
+    for inputs, options, message in (
+        ("x.png", dict(captions="a dog", request=made), "captions= or caption_with="),
+        ("x.png", dict(request=boxes), "1 images need as many captions, found 0"),
+        ("x.png", dict(captions="a", objects=[[], []]), "as many lists of objects"),
+        ("x.png", dict(captions="a", objects=[[]], request=boxes), "without ground_w"),
+        (captioned, dict(request=made), "have captions already: leave out capt"),
+        (record, dict(request=boxes), "ground_with= needs captions"),
+        (record, dict(captions=["a dog"]), "a record has its own caption"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            as_dataset(inputs, ".", **{"captions": None} | options)
+
+
+@pytest.mark.slow
+def test_equal_captions_stop_unless_they_are_allowed(tmp_path, monkeypatch):
+    photos = save_pictures(tmp_path / "photos", 12)
+    keys = sorted(folder.tree(photos).sizes)
+    (tmp_path / "parrot.py").write_text(
+        "class Captioner:\n"
+        "    retry_prompt, settings = None, {'id': 'parrot', 'revision': '1'}\n"
+        "    def __init__(self, model, **options): pass\n"
+        "    def prepare(self, image): return image\n"
+        "    def caption(self, prepared): return ['hello'] * len(prepared)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{os.environ['PYTHONPATH']}:{tmp_path}")
+    with pytest.raises(ValueError, match="12 different .*--sidecar-dtype.*--allow-eq"):
+        annotate(photos, keys, Request("m", "parrot"))
+    found = annotate(photos, keys, Request("m", "parrot", allow_equal=True))
+    assert {record.caption for record in found.records} == {"hello"}
+
+
+@pytest.mark.slow
+def test_half_a_checkpoint_reaches_the_person(head, tmp_path):
+    import tiny_captioners
+
+    root, _, _ = head
+    photos = save_pictures(tmp_path / "photos", 1)
+    model = tiny_captioners.blip(tmp_path / "blip")
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:999])
+    base = ("predict", photos, "--head", root / "run/head", "--caption-with")
+    said = item_jax(*base, model, status=2)
+    assert "item-jax predict: the captioner stopped: the weights of model" in said
+    assert "download or copy it again" in said
+    said = item_jax(*base, "some/blip", status=2)  # HF_HUB_OFFLINE=1
+    assert "couldn't connect" in said and "`hf download some/blip`" in said
+    said = item_jax(*base, root / "run/head", status=2)
+    assert "the captioner stopped: model" in said and "cannot be read" in said
+    (tmp_path / "empty").mkdir()
+    said = item_jax("predict", tmp_path / "empty", *base[2:], model, status=2)
+    assert "no image at" in said
+
+
+def test_a_stopped_runs_links_to_files_that_moved(tmp_path):
+    name = tmp_path / "work/a.png"
+    sidecar_runs.give_name(tmp_path / "gone.png", name)
+    assert not name.exists()
+    (tmp_path / "here.png").write_bytes(b"x")
+    sidecar_runs.give_name(tmp_path / "here.png", name)
+    assert name.read_bytes() == b"x"
+
+
 @pytest.mark.parametrize(
     "words, message",
     [
@@ -354,6 +484,7 @@ def test_other_captions_than_the_heads_are_said(head, tmp_path):
         (["--caption", "x", "--caption-with", "m"], "give either --records"),
         (["--caption", "x", "--ground-with", "y"], "no effect without --caption-with"),
         (["--caption-with", "m", "--ground-model", "y"], "without --ground-with"),
+        (["--caption", "x", "--allow-equal-captions"], "without --caption-with"),
         (["--caption", "x", "--save-dir", "d", "--no-evidence"], "draws the evidence"),
     ],
 )

@@ -84,6 +84,17 @@ SIDECARS = (
     ),
     option("--ground-model", metavar="MODEL", help="its model; default: by its name"),
     option(
+        "--allow-equal-captions",
+        action="store_true",
+        default=None,
+        help="believe captions that are all equal or empty, instead of stopping",
+    ),
+    option(
+        "--sidecar-dtype",
+        choices=("auto", "float32", "float16", "bfloat16"),
+        help="of captioner and grounder; default: auto, what suits model and device",
+    ),
+    option(
         "--sidecar-cache",
         metavar="FOLDER",
         help="where captions and boxes are kept; default: ~/.cache/item_jax/sidecars",
@@ -100,6 +111,7 @@ def sidecar_request(arguments: argparse.Namespace) -> sidecar_runs.Request | Non
     for name, base in (
         *(("captioner", "caption_with"), ("ground_with", "caption_with")),
         *(("ground_model", "ground_with"), ("sidecar_cache", "caption_with")),
+        *(("sidecar_dtype", "caption_with"), ("allow_equal_captions", "caption_with")),
     ):
         if getattr(arguments, name) is not None and getattr(arguments, base) is None:
             flags = [f"--{n.replace('_', '-')}" for n in (name, base)]
@@ -111,6 +123,8 @@ def sidecar_request(arguments: argparse.Namespace) -> sidecar_runs.Request | Non
         arguments.captioner or "auto",
         arguments.ground_with or "",
         arguments.ground_model or "",
+        arguments.sidecar_dtype or "auto",
+        bool(arguments.allow_equal_captions),
     )
 
 

@@ -9,7 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from item_jax import __version__
+from item_jax import __version__, installed
 from item_jax.commands import say
 
 HELP = "Print what is installed for what, what is missing, devices and disk space."
@@ -37,7 +37,7 @@ PURPOSES = (
     ),
     (
         "chat models that need it (Qwen-VL, SmolVLM, InternVL)",
-        ("torchvision", "num2words"),
+        ("torch", "torchvision", "num2words"),
         "pip install 'item-jax[chat]'",
     ),
     (
@@ -53,23 +53,28 @@ TAGGER = "averaged_perceptron_tagger_eng"
 def run(arguments: argparse.Namespace) -> int:
     import jax
 
-    from item_jax.sidecar_runs import default_cache, version
+    from item_jax.sidecar_runs import default_cache
 
     say(f"item-jax {__version__}, Python {platform.python_version()}")
+    fault = installed.pair_fault()
     for purpose, names, command in PURPOSES:
-        found = {name: version(name) for name in names}
+        found = {name: installed.version(name) for name in names}
         missing = [name for name, v in found.items() if v is None]
         state = f"missing {', '.join(missing)}: {command}" if missing else "ready"
+        if fault and "torch" in names and not missing:
+            state = "not ready, see torchvision below"
         say(f"{purpose}: {state}")
         here = [f"{name} {v}" for name, v in found.items() if v is not None]
         if here:
             say(f"  {', '.join(here)}")
     say(f"noun phrases of captions: {_tagger()}")
+    if fault:
+        say(fault)
     devices = jax.devices()
     say(f"JAX: {len(devices)} x {devices[0].device_kind} ({jax.default_backend()})")
     if jax.default_backend() == "cpu" and shutil.which("nvidia-smi"):
         say("  there is an NVIDIA driver: pip install 'item-jax[cuda]' would use it")
-    torch = version("torch")
+    torch = installed.version("torch")
     if torch is not None:
         cpu = "+cpu" in torch
         say(f"PyTorch: {'this build uses the CPU only' if cpu else 'uses CUDA GPUs'}")

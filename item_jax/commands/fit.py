@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import shlex
 from collections import Counter
 from pathlib import Path
 
@@ -107,10 +108,22 @@ def run(arguments: argparse.Namespace) -> int:
     say(
         "Score an image with it:\n"
         f"  item-jax predict IMAGE --head {workdir.method(PLAIN_METHOD)} "
-        f"--caption-with {request.caption_with}"
-        + (f" --ground-with {request.ground_with}" if request.ground_with else "")
+        + " ".join(_sidecar_words(arguments))
     )
     return worst
+
+
+def _sidecar_words(arguments: argparse.Namespace) -> list[str]:
+    """The options with which `predict` asks the same models, for a shell."""
+    words = []
+    for name in (
+        *("caption_with", "captioner", "ground_with", "ground_model"),
+        *("sidecar_dtype", "sidecar_cache"),
+    ):
+        value = getattr(arguments, name)
+        if value is not None:
+            words += [f"--{name.replace('_', '-')}", shlex.quote(value)]
+    return words
 
 
 def split_images(

@@ -107,10 +107,11 @@ class CaptionStep(Step):
         what = f"the same caption, {ascii(text)[:80]}" if text else "no caption"
         raise ValueError(
             f"{len(said)} different pictures have {what}: this model gives nonsense "
-            f"here (dtype {dtype}). Remedies: --dtype bfloat16 or float32 (float16 "
-            "overflows in many models); a model made for captions, and no reasoning "
-            "model; other versions of transformers. Then give another --out. If the "
-            "pictures are really all alike: --allow-equal-captions"
+            f"here (dtype {dtype}). Remedies: --dtype bfloat16 or float32, in item-jax "
+            "--sidecar-dtype (float16 overflows in many models); a model made for "
+            "captions, and no reasoning model; other versions of transformers. Then "
+            "caption.py needs another --out. If the pictures are really all alike: "
+            "--allow-equal-captions"
         )
 
     def canary(self, image: np.ndarray, word: str) -> str:

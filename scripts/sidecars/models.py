@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import item_jax
-from item_jax.files import folder_digest
+from item_jax import files, installed
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 VERSIONS = ("torch", "transformers", "pillow", "numpy", "nltk")
@@ -67,12 +67,11 @@ class Checkpoint:
             config = transformers.AutoConfig.from_pretrained(
                 source, revision=revision or None
             )
-        except (OSError, ValueError, KeyError) as e:
-            reason = str(e).strip().splitlines()[0] if str(e).strip() else repr(e)
+        except Exception as e:  # whatever a damaged file provokes in transformers
             raise ValueError(
-                f"model {model!r} cannot be read: {reason} (transformers "
+                f"model {model!r} cannot be read: {_reason(e)} (transformers "
                 f"{transformers.__version__}; a model is a folder, a Hub id, or "
-                "ID@REVISION; HF_HUB_OFFLINE=1 allows downloaded models only)"
+                f"ID@REVISION). {_remedy(source)}"
             ) from e
         if types and config.model_type not in types:
             raise ValueError(
@@ -82,15 +81,49 @@ class Checkpoint:
         if folder:
             identity = {
                 "id": Path(source).resolve().name,
-                "revision": folder_digest(source),
+                "revision": files.folder_digest(source),
             }
         else:
             identity = {"id": source, "revision": _commit(source, revision or "main")}
         return cls(source, revision or None, config, identity)
 
     def load(self, cls: Any, **options: Any) -> Any:
-        """Returns `cls.from_pretrained` of this checkpoint."""
-        return cls.from_pretrained(self.source, revision=self.revision, **options)
+        """Returns `cls.from_pretrained` of this checkpoint.
+
+        Raises:
+          ValueError: when a package is missing that it needs, or a file that is not
+            there or damaged; with the remedy.
+        """
+        try:
+            made = cls.from_pretrained(self.source, revision=self.revision, **options)
+        except Exception as e:  # whatever a damaged file provokes in transformers
+            what = f"the {_part(cls)} of model {self.source!r} cannot be loaded"
+            lacking = installed.missing(("torchvision", "num2words"))
+            if lacking and _needs_package(e):
+                raise ValueError(
+                    f"{what} without {' and '.join(lacking)}: {installed.CHAT}"
+                ) from e
+            raise ValueError(f"{what}: {_reason(e)}. {_remedy(self.source)}") from e
+        self._check_vocabulary(getattr(made, "tokenizer", made))
+        return made
+
+    def _check_vocabulary(self, tokenizer: Any) -> None:
+        """Refuses the empty tokenizer that transformers makes when files are missing.
+
+        Raises:
+          ValueError: when it knows less than half of the model's tokens.
+        """
+        if not hasattr(tokenizer, "get_vocab"):
+            return
+        known = len(tokenizer)
+        text = getattr(self.config, "text_config", None)
+        needed = getattr(text, "vocab_size", None) or 0
+        if known < needed / 2:
+            raise ValueError(
+                f"the tokenizer of model {self.source!r} knows {known} of {needed} "
+                "tokens: tokenizer.json, or what it has for it, is missing. "
+                f"{_remedy(self.source)}"
+            )
 
     def model(self, cls: Any, dtype: str, device: Any) -> Any:
         """Loads the weights, from safetensors only, ready to run.
@@ -103,19 +136,31 @@ class Checkpoint:
           device: a torch.device.
 
         Raises:
-          ValueError: when the weights are here and do not fit the device's memory.
+          ValueError: when the weights do not fit the device's memory, when some of them
+            are missing, and as `load`.
         """
         torch = require("torch", "captions and boxes")
         self._check_memory(dtype, device)
-        model = self.load(cls, dtype=getattr(torch, dtype), use_safetensors=True)
+        model, found = self.load(
+            cls,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+        # transformers would go on with random numbers in their place.
+        missing = sorted(found["missing_keys"])
+        if missing:
+            raise ValueError(
+                f"model {self.source!r} lacks {len(missing)} of its weights, such as "
+                f"{missing[0]!r}. {_remedy(self.source)}"
+            )
         return model.to(device).eval()
 
     def _check_memory(self, dtype: str, device: Any) -> None:
         """Refuses weights that cannot fit, before minutes of loading end in a kill."""
         stored = str(getattr(self.config, "dtype", None) or "float32")
-        sizes = [p.stat().st_size for p in Path(self.source).glob("*.safetensors")]
-        # Of a model on the Hub the size is not known before it is downloaded.
-        needed = sum(sizes) * _BYTES[dtype] / _BYTES.get(stored.split(".")[-1], 4)
+        growth = _BYTES[dtype] / _BYTES.get(stored.split(".")[-1], 4)
+        needed = self._stored_bytes() * growth
         found = memory(device)
         if found is not None and needed > found:
             raise ValueError(
@@ -123,6 +168,25 @@ class Checkpoint:
                 f"in {dtype}, and this {device.type} has {found / 2**30:.1f} GiB: use "
                 "a smaller model, another machine, or a 16-bit --dtype"
             )
+
+    def _stored_bytes(self) -> int:
+        """The size of the weights: of the files here, and by the index of all shards.
+
+        Large models on the Hub are in shards, so that their size is known before they
+        are downloaded.
+        """
+        folder = Path(self.source)
+        index: str | Path | None = folder / "model.safetensors.index.json"
+        if not folder.is_dir():
+            config = _cached(self.source, "config.json", self.revision)
+            folder = config.parent if config else folder
+            index = _fetched(self.source, "model.safetensors.index.json", self.revision)
+        sizes = [path.stat().st_size for path in folder.glob("*.safetensors")]
+        total = 0
+        if index and Path(index).is_file():
+            about = files.read_json(index).get("metadata")
+            total = about.get("total_size", 0) if isinstance(about, dict) else 0
+        return max(sum(sizes), total if isinstance(total, int) else 0)
 
     def image_processor(self) -> Any:
         """Loads the image processor on Pillow: torchvision resizes differently."""
@@ -151,16 +215,33 @@ def memory(device: Any) -> int | None:
         return None
 
 
+def _cached(repository: str, name: str, revision: str | None) -> Path | None:
+    """Returns where the download cache has a file of a repository, or None."""
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(repository, name, revision=revision or "main")
+    return Path(path) if isinstance(path, str) else None
+
+
+def _fetched(repository: str, name: str, revision: str | None) -> Path | None:
+    """Returns a file of a repository, downloaded if need be; None if it has none."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    path = try_to_load_from_cache(repository, name, revision=revision or "main")
+    if path is None:  # neither there nor known not to exist
+        with contextlib.suppress(Exception):  # the download of the weights will tell
+            path = hf_hub_download(repository, name, revision=revision)
+    return Path(path) if isinstance(path, str) else None
+
+
 def _commit(repository: str, revision: str) -> str:
     """Returns the commit that a branch or tag pointed to when it was downloaded.
 
     It is read off the path in the download cache: transformers 5.23 no longer writes it
     into the configuration.
     """
-    from huggingface_hub import try_to_load_from_cache
-
-    path = try_to_load_from_cache(repository, "config.json", revision=revision)
-    return Path(path).parent.name if isinstance(path, str) else revision
+    path = _cached(repository, "config.json", revision)
+    return path.parent.name if path else revision
 
 
 def require(name: str, purpose: str) -> ModuleType:
@@ -174,13 +255,63 @@ def require(name: str, purpose: str) -> ModuleType:
       ValueError: with the command that installs it.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if name == "transformers":
+        _check_torchvision()
     try:
         return importlib.import_module(name)
     except ImportError as e:
         raise ValueError(
             f"{purpose} need {name}, which cannot be imported ({e}); install it with: "
-            "pip install 'item-jax[torch]'"
+            f"{installed.TORCH}"
         ) from e
+
+
+def _check_torchvision() -> None:
+    """Refuses a torchvision that does not fit torch: transformers would name neither.
+
+    Raises:
+      ValueError: with the command that mends it.
+    """
+    if installed.missing(("torchvision",)):
+        return
+    try:
+        importlib.import_module("torchvision")
+    except (ImportError, RuntimeError, OSError) as e:
+        raise ValueError(installed.pair_message(_reason(e))) from e
+
+
+def _part(cls: Any) -> str:
+    """What a class of transformers loads, in a word."""
+    for part in ("Tokenizer", "ImageProcessor", "Processor"):
+        if cls.__name__.endswith(part):
+            return {"ImageProcessor": "image processor"}.get(part, part.lower())
+    return "weights"
+
+
+def _needs_package(error: Exception) -> bool:
+    """Whether a processor failed for want of a package.
+
+    Without torchvision the processors of some chat models fail with an AttributeError
+    in transformers 5.0 to 5.23, with an ImportError since.
+    """
+    text = str(error)
+    return isinstance(error, ImportError) or "VIDEO_PROCESSOR" in text
+
+
+def _reason(error: Exception) -> str:
+    """The message of an error on one line, its beginning when it is long."""
+    text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:300]} ..."
+
+
+def _remedy(source: str) -> str:
+    """What to do when files of a checkpoint are missing or damaged."""
+    if Path(source).is_dir():
+        return "If the folder is incomplete or damaged, download or copy it again"
+    return (
+        f"`hf download {source}` completes what was downloaded; where there is no "
+        "network, run it elsewhere and give the folder that it prints"
+    )
 
 
 def precision(dtype: str, device: Any, fast: str = "float16") -> str:

@@ -43,21 +43,22 @@ class Captioner:
     ):
         self._torch = require("torch", "captions")
         transformers = require("transformers", "captions")
+        from transformers.models.auto.modeling_auto import (
+            MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+        )
+
         found = Checkpoint.find(model, self.types)
+        if found.config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+            raise ValueError(
+                f"model {model!r} is of type {found.config.model_type!r}, which makes "
+                "no text of images: it is no captioner; Salesforce/blip2-opt-2.7b is"
+            )
         self._device = device(local_rank)
         dtype = precision(
             dtype, self._device, self.fast or released_dtype(found.config)
         )
-        try:
-            # Padded on the left, so that all answers begin at the same position.
-            self._processor = found.load(
-                transformers.AutoProcessor, padding_side="left"
-            )
-        except (ImportError, AttributeError, ValueError) as e:
-            raise ValueError(
-                f"the processor of {model!r} does not load ({e}); some need: "
-                "pip install 'item-jax[chat]'"
-            ) from e
+        # Padded on the left, so that all answers begin at the same position.
+        self._processor = found.load(transformers.AutoProcessor, padding_side="left")
         self._check_processor(model)
         self._processor.image_processor = found.image_processor()
         self._model = found.model(
