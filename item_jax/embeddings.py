@@ -104,11 +104,14 @@ class Embeddings:
             c["w1"],
             c["w2"],
             no_objects=c["no_objects"],
+            levels=c["levels"],
         )
         return np.asarray(d)[:n]
 
 
-_compute = jax.jit(misalignment.compute, static_argnums=0, static_argnames="no_objects")
+_compute = jax.jit(
+    misalignment.compute, static_argnums=0, static_argnames=("no_objects", "levels")
+)
 
 
 def _padding(count: int) -> int:

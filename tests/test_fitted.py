@@ -184,6 +184,7 @@ def put(value, *names):
         (put(-1, "state", "head", "hidden_dim"), "head.hidden_dim is -1"),
         (put("512", "state", "head", "hidden_dim"), "head.hidden_dim is '512'"),
         (put(7, "state", "head", "hidden_dim"), "its settings describe"),
+        (put("cat", "state", "misalignment", "levels"), "Did you mean 'concat'"),
         (put("mpl", "state", "head", "name"), "Did you mean 'mlp'"),
         (put([], "state"), "'state' is"),
     ],
@@ -192,6 +193,20 @@ def test_a_tampered_folder_is_refused_by_field(head, change, words):
     tampered(head, change)
     with pytest.raises(ValueError, match=words):
         FittedMethod.load(head)
+
+
+def test_a_head_from_before_the_levels_sums_them(data, head):
+    def older(config):
+        del config["state"]["misalignment"]["levels"]
+        del config["training"]["settings"]["misalignment"]["levels"]
+
+    before = FittedMethod.load(head)
+    tampered(head, older)
+    after = FittedMethod.load(head)
+    assert after.state["misalignment"]["levels"] == "sum"
+    assert after.config == before.config
+    part = next(iter(data[0].select(split="test")))
+    np.testing.assert_array_equal(after.score(part), before.score(part))
 
 
 def test_a_damaged_folder_is_refused_by_file(head):
