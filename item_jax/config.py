@@ -207,8 +207,11 @@ READS: dict[str, tuple[str, ...]] = {
         *("tower", "tower_family", "dtype", "data"),
         *("views", "neutralise", "perturb", "embed"),
     ),
-    "train": ("seed", "misalignment", "head", "train"),
-    "evaluate": ("seed", "evaluate"),
+    "train": (
+        *("seed", "misalignment", "head", "train"),
+        *("data.records", "data.images"),  # of methods that read pixels
+    ),
+    "evaluate": ("seed", "evaluate", "data.records", "data.images"),
     "fit": (
         *("seed", "tower", "tower_family", "dtype", "data.score_threshold"),
         *("data.max_objects", "data.min_object_pixels", "data.max_pixels", "views"),

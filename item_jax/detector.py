@@ -17,8 +17,9 @@ from item_jax.datasets.pictures import Input, as_dataset
 from item_jax.embed import embed_images
 from item_jax.embeddings import Embeddings, Row
 from item_jax.fitted import FittedMethod
-from item_jax.methods import item
+from item_jax.methods import item, reads_pixels
 from item_jax.misalignment import cosine
+from item_jax.pixels import Pictures
 from item_jax.records import Object
 from item_jax.towers.checkpoint import download
 from item_jax.towers.towers import load_towers
@@ -231,7 +232,11 @@ class ItemDetector:
         stream = pipeline.stream(
             data, config=self.config, image_size=self.towers.image_size
         )
-        return embed_images(stream, self.towers, self.config)
+        embeddings, rows = embed_images(stream, self.towers, self.config)
+        if reads_pixels(self.method.module):
+            pictures = Pictures(data, self.method.embedding)
+            embeddings = dataclasses.replace(embeddings, images=pictures)
+        return embeddings, rows
 
     def _predictions(
         self, embeddings: Embeddings, rows: Sequence[Row], scores: np.ndarray

@@ -13,8 +13,10 @@ from safetensors.numpy import load_file, save_file
 
 from item_jax import methods
 from item_jax.cache import EmbeddingCache
+from item_jax.datasets.dataset import RecordList
 from item_jax.embed import embed_records
 from item_jax.fitted import FittedMethod, load_seeds
+from item_jax.pixels import Pictures
 from item_jax.train import fit_method, training_set
 
 BEFORE = Path(__file__).parent / "data" / "version_0.1"
@@ -26,10 +28,11 @@ def data(photos, towers, tmp_path_factory):
 
     c = config_lib.default()
     c.embed.shard_size, c.embed.threads, c.train.epochs = 10, 2, 2
-    c.head.hidden_dim = 8
+    c.head.hidden_dim, c.train.batch_size = 8, 4
     root, records = photos
     folder = tmp_path_factory.mktemp("cache")
     cache = embed_records(records, towers, c, images=root, folder=folder)
+    cache.images = Pictures(RecordList(records, root), cache.embedding)
     return cache, training_set(cache, c), c
 
 
@@ -41,7 +44,10 @@ def head(data, tmp_path):
     return tmp_path / "head"
 
 
-@pytest.mark.parametrize("name", methods.names())
+NETWORKS_ON_PIXELS = {"npr", "resnet50"}  # in the slow lane: test_pixel_rivals.py
+
+
+@pytest.mark.parametrize("name", sorted(set(methods.names()) - NETWORKS_ON_PIXELS))
 def test_every_method_is_fitted_saved_and_scored_anywhere(name, data, tmp_path):
     cache, training, config = data
     (made,) = fit_method(name, training, config)[:1]
