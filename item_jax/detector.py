@@ -234,7 +234,9 @@ class ItemDetector:
         )
         embeddings, rows = embed_images(stream, self.towers, self.config)
         if reads_pixels(self.method.module):
-            pictures = Pictures(data, self.method.embedding)
+            # Perturbed as the views are: not as the method's training images were.
+            own = config_lib.to_json(self.config)["perturb"]
+            pictures = Pictures(data, self.method.embedding | {"perturb": own})
             embeddings = dataclasses.replace(embeddings, images=pictures)
         return embeddings, rows
 

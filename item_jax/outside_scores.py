@@ -20,7 +20,6 @@ import numpy as np
 
 from item_jax import files, settings
 from item_jax.cache import EmbeddingCache
-from item_jax.choices import nearest
 from item_jax.embeddings import Embeddings
 
 COLUMNS = ["key", "score"]
@@ -100,7 +99,7 @@ def read(
     if foreign:
         raise ValueError(
             f"{path}: {len(foreign)} keys are not in {cache.folder}, such as "
-            f"{_told(foreign[0])}; {nearest(foreign[0], sorted(known)[:3])}"
+            f"{_told(foreign[0])}; those there are like {_told(min(known))}"
         )
     if missing:
         raise ValueError(

@@ -80,9 +80,10 @@ def run(arguments: argparse.Namespace) -> int:
     by_epoch = hasattr(module, "fit_seeds")
     epochs = train_lib.adapted(module, c, overridden).train.epochs
     enable_compilation_cache()
-    if arguments.weights and set(overridden) - {"train.threshold"}:
+    ignored = [field for field in overridden if field != "train.threshold"]
+    if arguments.weights and ignored:
         raise ValueError(
-            f"--weights are taken as they are: {overridden[0]!r} has no effect on them"
+            f"--weights are taken as they are: {ignored[0]!r} has no effect on them"
         )
     cache = EmbeddingCache(workdir.cache(arguments.cache))
     for warning in card_warnings(arguments, c, cache.embedding, "the cache"):

@@ -84,7 +84,8 @@ def centred(pictures: jax.Array, size: int) -> jax.Array:
 
 def standard(pictures: jax.Array) -> jax.Array:
     """uint8 in 0 to 255 -> float32 with ImageNet's mean 0 and deviation 1."""
-    return (pictures.astype(jnp.float32) / 255 - jnp.array(MEAN)) / jnp.array(STD)
+    mean, std = (jnp.array(v).reshape(1, 1, 1, 3) for v in (MEAN, STD))
+    return (pictures.astype(jnp.float32) / 255 - mean) / std
 
 
 def loss_of(module: nn.Module, crop: int) -> Callable:

@@ -1,6 +1,6 @@
 """CLIP-Flow, a re-creation: a normalising flow that has learnt real images alone.
 
-There is no code of CLIP-Flow (arXiv 2508.09477), and it states no network. Here eight
+There is no public code of CLIP-Flow (arXiv 2508.09477); its sizes are ours. Here eight
 affine couplings (subnets D -> 2 D -> D, ReLU, clamped at 1.9 as in CFLOW-AD) map the
 unit image embedding, standardised, to a normal distribution. They are trained to make
 the REAL training images likely; fakes are not used. The paper also makes proxy images

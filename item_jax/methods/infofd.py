@@ -56,7 +56,7 @@ class Network(nn.Module):
     @nn.compact
     def __call__(self, batch, train: bool = False, key: Any = None):
         x = batch["image_emb"]
-        shape = x.shape[-1:]
+        shape = (1, x.shape[-1])
         scale = self.param("scale", nn.initializers.ones, shape)
         shift = self.param("shift", nn.initializers.zeros, shape)
         if train:
@@ -73,7 +73,8 @@ class Network(nn.Module):
 
 def normalised(x: jax.Array) -> jax.Array:
     """Each column with mean 0 and variance 1 over the batch, `[B, D]`."""
-    return (x - x.mean(0)) / jnp.sqrt(x.var(0) + EPSILON)
+    variance = x.var(0, keepdims=True)
+    return (x - x.mean(0, keepdims=True)) / jnp.sqrt(variance + EPSILON)
 
 
 def class_means(x: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -97,7 +98,7 @@ def loss(variables, batch, weights, key):
     whether, much, noise, draw = jax.random.split(key, 4)
     x = batch["image_emb"]
     # Columns are divided by their norm over the batch before the shift is added.
-    columns = x / jnp.maximum(jnp.linalg.norm(x, axis=0), 1e-12)
+    columns = x / jnp.maximum(jnp.linalg.norm(x, axis=0, keepdims=True), 1e-12)
     spread = SPREAD * jax.random.uniform(much, x.shape)
     two = jax.random.normal(noise, (2, *x.shape))
     shifted = columns + jnp.where((labels == 1)[:, None], two[0] * SHIFT, 0)
