@@ -48,10 +48,11 @@ _PUBLIC = {
 _MODULES = (
     *("audit", "cache", "calibration", "choices", "comparison", "config", "datasets"),
     *("detector", "embed", "embeddings", "evaluate", "files", "fitted", "heads"),
-    *("images", "join", "methods", "metrics", "misalignment", "neutralise", "paired"),
-    *("perturb", "pipeline", "pixel_probe", "plots", "protocol", "records"),
-    *("settings", "sharding", "shards", "sidecar_runs", "statistics", "tables"),
-    *("testing", "thresholds", "towers", "train", "training_loop", "views"),
+    *("early_stopping", "images", "join", "methods", "metrics", "misalignment"),
+    *("neutralise", "outside_scores", "paired", "perturb", "pipeline", "pixel_probe"),
+    *("pixels", "plots", "protocol", "published", "records", "settings", "sharding"),
+    *("shards", "sidecar_runs", "statistics", "tables", "testing", "thresholds"),
+    *("torch_files", "towers", "train", "training_loop", "views"),
     "workdir",
 )
 __all__ = [*_PUBLIC, *_MODULES]

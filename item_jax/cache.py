@@ -14,10 +14,13 @@ checksums of its arrays and rows (`item_jax.shards`).
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from item_jax import files, settings, shards
 from item_jax.embeddings import Embeddings, Row
@@ -33,7 +36,11 @@ class EmbeddingCache:
       folder: where it is.
       manifest: `{schema, embedding, records, records_sha256, shard_size, storage,
         shards, real_sources}`; `embedding` as `item_jax.settings` describes it.
+      images: key -> the image, for methods that read pixels; None until it is set, to
+        an `item_jax.pixels.Pictures`.
     """
+
+    images: Callable[[str], np.ndarray] | None = None
 
     def __init__(self, folder: str | Path):
         """Opens a cache.
@@ -156,7 +163,7 @@ class EmbeddingCache:
           ValueError: if the shard is damaged, or not the one that its name and the
             manifest say, with the remedy.
         """
-        return shards.read(
+        embeddings, failed = shards.read(
             self.path(shard),
             shard,
             count=self._count(shard),
@@ -164,6 +171,7 @@ class EmbeddingCache:
             storage=self.manifest["storage"],
             marked=self.manifest["schema"] == SCHEMA,
         )
+        return dataclasses.replace(embeddings, images=self.images), failed
 
     def rows(self, shard: int) -> list[Row]:
         """Returns the rows of a shard, failed ones included, without its arrays."""

@@ -129,7 +129,7 @@ FIELDS: dict[str, Field] = {
         "ITEM Eqs. 3-6; `tidy` is TIDY Eqs. 2-4; the others are ablations",
         (
             *("item", "tidy", "absolute_unit", "signed_raw"),
-            *("image_only", "text_only", "concat", "cosine"),
+            *("image_only", "image_raw", "text_only", "concat", "cosine"),
         ),
         outside=True,
     ),
@@ -138,6 +138,11 @@ FIELDS: dict[str, Field] = {
     ),
     "misalignment.w2": Field(
         1.0, "weight of the local term, ITEM IV-A; 0: only global"
+    ),
+    "misalignment.levels": Field(
+        "sum",
+        "global and local: summed, ITEM Eq. 8, or side by side",
+        ("sum", "concat"),
     ),
     "misalignment.no_objects": Field(
         "global",
@@ -231,8 +236,11 @@ READS: dict[str, tuple[str, ...]] = {
         *("tower", "tower_family", "dtype", "data"),
         *("views", "neutralise", "perturb", "embed"),
     ),
-    "train": ("seed", "misalignment", "head", "train"),
-    "evaluate": ("seed", "evaluate"),
+    "train": (
+        *("seed", "misalignment", "head", "train"),
+        *("data.records", "data.images"),  # of methods that read pixels
+    ),
+    "evaluate": ("seed", "evaluate", "data.records", "data.images"),
     "fit": (
         *("seed", "tower", "tower_family", "dtype", "data.score_threshold"),
         *("data.max_objects", "data.min_object_pixels", "data.max_pixels", "views"),

@@ -18,8 +18,9 @@ from item_jax.datasets.pictures import Input, as_dataset
 from item_jax.embed import embed_images
 from item_jax.embeddings import Embeddings, Row
 from item_jax.fitted import FittedMethod
-from item_jax.methods import item
+from item_jax.methods import item, reads_pixels
 from item_jax.misalignment import cosine
+from item_jax.pixels import Pictures
 from item_jax.records import Object
 from item_jax.sidecar_runs import Request
 from item_jax.towers.checkpoint import download
@@ -264,7 +265,13 @@ class ItemDetector:
         stream = pipeline.stream(
             data, config=self.config, image_size=self.towers.image_size
         )
-        return embed_images(stream, self.towers, self.config)
+        embeddings, rows = embed_images(stream, self.towers, self.config)
+        if reads_pixels(self.method.module):
+            # Perturbed as the views are: not as the method's training images were.
+            own = config_lib.to_json(self.config)["perturb"]
+            pictures = Pictures(data, self.method.embedding | {"perturb": own})
+            embeddings = dataclasses.replace(embeddings, images=pictures)
+        return embeddings, rows
 
     def _other(self, data: Dataset) -> tuple[str, ...]:
         """Where captions or boxes are not made as the method's, if that is known."""

@@ -28,6 +28,8 @@ class Embeddings:
       object_emb, phrase_emb: `[m, D]`.
       object_offsets: int64 `[n + 1]`; image i owns objects
         `object_offsets[i]:object_offsets[i + 1]`.
+      images: key -> the image, uint8 `[H, W, 3]`, or None; for methods that
+        read pixels.
     """
 
     rows: list[Row]
@@ -36,6 +38,7 @@ class Embeddings:
     object_emb: np.ndarray
     phrase_emb: np.ndarray
     object_offsets: np.ndarray
+    images: Callable[[str], np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -45,6 +48,19 @@ class Embeddings:
         """int32 `[n]`: real 0, fake 1, unknown -1."""
         known = [LABELS.get(row["label"], -1) for row in self.rows]
         return np.array(known, np.int32)
+
+    def image(self, i: int) -> np.ndarray:
+        """Returns image i as the towers saw it before any crop, uint8 `[H, W, 3]`.
+
+        Raises:
+          ValueError: if the images were not given along, or it cannot be read.
+        """
+        if self.images is None:
+            raise ValueError(
+                "a method that reads pixels was given embeddings alone: set the "
+                "cache's `images` to item_jax.pixels.Pictures(data, cache.embedding)"
+            )
+        return self.images(self.rows[i]["key"])
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Returns the arrays by name, as a shard stores them."""
@@ -78,6 +94,7 @@ class Embeddings:
             self.object_emb[rows],
             self.phrase_emb[rows],
             np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            self.images,
         )
 
     def _span(self, i: int) -> tuple[int, int]:
@@ -104,11 +121,14 @@ class Embeddings:
             c["w1"],
             c["w2"],
             no_objects=c["no_objects"],
+            levels=c["levels"],
         )
         return np.asarray(d)[:n]
 
 
-_compute = jax.jit(misalignment.compute, static_argnums=0, static_argnames="no_objects")
+_compute = jax.jit(
+    misalignment.compute, static_argnums=0, static_argnames=("no_objects", "levels")
+)
 
 
 def _padding(count: int) -> int:

@@ -18,6 +18,9 @@ SCHEMA = "item-method/1"
 SCHEMA_0_1 = "item-head/1"
 WEIGHTS, WEIGHTS_0_1 = "weights.safetensors", "head.safetensors"
 
+LATER = {"levels": "sum"}
+"""Fields of `misalignment` that came after some heads, at what was the only value."""
+
 _SHAPE: dict[str, Any] = {
     "method": str,
     "state": dict,
@@ -63,6 +66,9 @@ def read(
             f"{SCHEMA!r} and {SCHEMA_0_1!r}"
         )
     _check_config(config, path)
+    for owner in (config["state"], config["training"]["settings"]):
+        if isinstance(owner.get("misalignment"), dict):
+            owner["misalignment"] = LATER | owner["misalignment"]
     if not modules:
         _refuse_modules(config, path)
     arrays = _read_arrays(weights)

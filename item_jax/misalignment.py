@@ -2,8 +2,9 @@
 
 A named misalignment is a function of paired rows `f(image_emb, text_emb)`; the same
 one serves the whole image with its caption (global) and every object with its phrase
-(local). What the papers call D is their weighted sum. All of it is float32 arithmetic
-on cached embeddings, so an ablation re-runs no tower.
+(local). What the papers call D is their weighted sum; `levels` puts them side by side
+instead. All of it is float32 arithmetic on cached embeddings, so an ablation re-runs no
+tower.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from item_jax import choices
 Misalignment = Callable[[jax.Array, jax.Array], jax.Array]
 
 NO_OBJECTS = ("global", "zero")
+LEVELS = ("sum", "concat")
 
 
 def unit(x: jax.Array) -> jax.Array:
@@ -52,6 +54,12 @@ def image_only(image_emb, text_emb):
     return unit(image_emb)
 
 
+def image_raw(image_emb, text_emb):
+    """I: the visual modality alone, not normalised, as UniFD's classifier sees it."""
+    del text_emb
+    return image_emb
+
+
 def text_only(image_emb, text_emb):
     """T/|T|: the caption alone (TIDY Fig. 4)."""
     del image_emb
@@ -74,6 +82,7 @@ MISALIGNMENTS: dict[str, Misalignment] = {
     "absolute_unit": absolute_unit,
     "signed_raw": signed_raw,
     "image_only": image_only,
+    "image_raw": image_raw,
     "text_only": text_only,
     "concat": concat,
     "cosine": cosine,
@@ -144,8 +153,9 @@ def compute(
     w2: float = 1.0,
     *,
     no_objects: str = "global",
+    levels: str = "sum",
 ) -> jax.Array:
-    """D = w1 D_g + w2 D_l (ITEM Eq. 8, TIDY Eq. 6).
+    """D = w1 D_g + w2 D_l (ITEM Eq. 8, TIDY Eq. 6), or [w1 D_g, w2 D_l].
 
     Args:
       name: what `get` takes: a key of `MISALIGNMENTS`, a module's function, or a
@@ -158,14 +168,19 @@ def compute(
       w2: weight of the local term; 0 is "only global".
       no_objects: D_l of an image without objects, which the papers leave undefined:
         "global" takes D_g (the whole image is its only object), "zero" takes 0.
+      levels: "sum" is the papers' D; "concat" puts the two levels side by side, which
+        leaves their combination to the head.
 
     Returns:
-      float32 `[N, D']`; D' is D, 2 D for "concat", 1 for "cosine".
+      float32 `[N, D']`; D' is D, 2 D for "concat", 1 for "cosine"; twice that with
+      the levels side by side.
 
     Raises:
-      ValueError: for an unknown name or policy, or shapes that do not belong together.
+      ValueError: for an unknown name, policy or way of joining the levels, or shapes
+        that do not belong together.
     """
     choices.check("misalignment.no_objects", no_objects, NO_OBJECTS)
+    choices.check("misalignment.levels", levels, LEVELS)
     shapes = {
         "image_emb": jnp.shape(image_emb),
         "text_emb": jnp.shape(text_emb),
@@ -190,6 +205,8 @@ def compute(
     d_l = local_misalignment(
         name, object_emb, phrase_emb, object_offsets, without_objects=fallback
     )
+    if levels == "concat":
+        return jnp.concatenate([w1 * d_g, w2 * d_l], axis=-1)
     return w1 * d_g + w2 * d_l
 
 

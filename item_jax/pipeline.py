@@ -85,12 +85,7 @@ def _cut(
     """Decodes an image, neutralises it first, perturbs it next and cuts it last."""
     image = images.decode(data, max_pixels=config.data.max_pixels)
     height, width = image.shape[:2]
-    image = neutralise.neutralise(
-        image, quality=config.neutralise.quality, size=config.neutralise.size
-    )
-    image = perturb.perturb(
-        image, config.perturb.name, config.perturb.severity, key=record.key
-    )
+    image = altered(image, record.key, config)
     views = [global_view(image, image_size, geometry=config.views.geometry)]
     objects = []
     for candidate in best_objects(record, config):
@@ -110,6 +105,15 @@ def _cut(
             views.append(view)
             objects.append(candidate)
     return ImageViews(record, np.stack(views), tuple(objects))
+
+
+def altered(image: np.ndarray, key: str, config: ConfigDict) -> np.ndarray:
+    """Neutralises an upright image, then perturbs it, uint8 `[H, W, 3]`."""
+    image = neutralise.neutralise(
+        image, quality=config.neutralise.quality, size=config.neutralise.size
+    )
+    name, severity = config.perturb.name, config.perturb.severity
+    return perturb.perturb(image, name, severity, key=key)
 
 
 def best_objects(record: Record, config: ConfigDict) -> list[Object]:

@@ -187,9 +187,15 @@ def _resampled(results: Mapping[str, Any], method: Mapping[str, Any]) -> list[st
 
 
 def _described(config: Mapping[str, Any]) -> str:
-    name = leaves(config["training"]["settings"]).get("misalignment.name")
+    settings = leaves(config["training"]["settings"])
+    name = settings.get("misalignment.name")
     method = f"method {config['method']!r}"
-    return f"{method}, misalignment {name!r}" if name else method
+    if not name:
+        return method
+    levels = ""
+    if settings.get("misalignment.levels") == "concat":
+        levels = ", levels side by side"
+    return f"{method}, misalignment {name!r}{levels}"
 
 
 def _altered(embedding: Mapping[str, Any]) -> str:

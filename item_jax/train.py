@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from item_jax import files, methods
+from item_jax import files, methods, published
 from item_jax import fitted as fitted_lib
 from item_jax.cache import EmbeddingCache
 from item_jax.choices import nearest
@@ -116,6 +116,7 @@ def fit_method(
     data: TrainingSet,
     config: ConfigDict,
     *,
+    overridden: Sequence[str] = (),
     checkpoints: str | Path | None = None,
     on_epoch: OnEpoch = lambda epoch, losses: None,
 ) -> list[FittedMethod]:
@@ -125,7 +126,9 @@ def fit_method(
       name: of the method; see `methods.get`.
       data: what to fit it on.
       config: its sections; `train.seeds` states are fitted by a method that has seeds,
-        with `seed`, `seed + 1`, ...
+        with `seed`, `seed + 1`, ... Where the method has published settings, they take
+        the place of fields that are at the package's default.
+      overridden: fields to be taken as they are, even at the package's default.
       checkpoints: a folder from which a stopped training goes on.
       on_epoch: called with the epoch (from 1) and the mean loss of each seed.
 
@@ -136,7 +139,7 @@ def fit_method(
       ValueError: for an unknown method.
     """
     module = methods.get(name)
-    config = adapted(module, config)
+    config = adapted(module, config, overridden)
     seeds = seeds_of(module, config)
     if hasattr(module, "fit_seeds"):
         states = module.fit_seeds(
@@ -150,10 +153,24 @@ def fit_method(
     ]
 
 
-def adapted(module: Any, config: ConfigDict) -> ConfigDict:
-    """Returns the configuration with what a method fixes itself."""
+def adapted(
+    module: Any, config: ConfigDict, overridden: Sequence[str] = ()
+) -> ConfigDict:
+    """Returns the configuration with what a method fixes, or has other defaults for.
+
+    Args:
+      module: the method.
+      config: of the run; fields that differ from the package's default stay.
+      overridden: fields that stay too.
+    """
     config = config.copy_and_resolve_references()
-    for field, value in getattr(module, "FIXES", {}).items():
+    old = leaves(config)
+    chosen = {
+        field: value
+        for field, value in getattr(module, "DEFAULTS", {}).items()
+        if field not in overridden and old[field] == FIELDS[field].default
+    }
+    for field, value in (chosen | getattr(module, "FIXES", {})).items():
         section, _, leaf = field.rpartition(".")
         (config[section] if section else config)[leaf] = value
     return config
@@ -178,6 +195,8 @@ def refuse_unused(name: str, fields: Sequence[str]) -> None:
     module = methods.get(name)
     used = getattr(module, "SETTINGS", ())
     always = {"train.split", "train.generators", "train.threshold", "train.baselines"}
+    if methods.reads_pixels(module):
+        always |= {"data.records", "data.images"}
     for field in fields:
         if field in getattr(module, "FIXES", {}):
             raise ValueError(
@@ -185,13 +204,19 @@ def refuse_unused(name: str, fields: Sequence[str]) -> None:
             )
         section = field.partition(".")[0]
         seed = field == "seed" and hasattr(module, "fit_seeds")
-        if field in FIELDS and section not in used and field not in always and not seed:
+        every = field == "train.checkpoint_every" and hasattr(module, "fit_seeds")
+        known = {field, section} & set(used) or field in always or seed or every
+        if field in FIELDS and not known:
             raise ValueError(f"method {name!r} does not use {field!r}")
 
 
 def _record(name, module, data: TrainingSet, config: ConfigDict, seed: int) -> dict:
     """The part of `config.json` that describes a training."""
-    used = {s: to_json(config[s]) for s in getattr(module, "SETTINGS", ())}
+    used: dict[str, Any] = {}
+    for name_used in getattr(module, "SETTINGS", ()):
+        section, _, leaf = name_used.partition(".")
+        values = to_json(config[section])
+        used.setdefault(section, {}).update({leaf: values[leaf]} if leaf else values)
     for field in NOT_FITTED:
         used.get("train", {}).pop(field, None)
     return {
@@ -210,7 +235,9 @@ def train(
     method: str = "item",
     name: str = PLAIN_METHOD,
     force: bool = False,
+    overridden: Sequence[str] = (),
     data: TrainingSet | None = None,
+    weights: str | Path | None = None,
     on_epoch: OnEpoch = lambda epoch, losses: None,
 ) -> Training:
     """Fits a method and saves it in a workdir; a stopped training goes on.
@@ -223,7 +250,9 @@ def train(
       method: see `methods.get`.
       name: "head" for `head/`, any other for `methods/NAME/`.
       force: whether to replace what was fitted with other settings.
+      overridden: as for `fit_method`.
       data: the training set, when it has been read already.
+      weights: published ones, which are taken instead of fitting; see `published`.
       on_epoch: as for `fit_method`.
 
     Returns:
@@ -235,22 +264,30 @@ def train(
     """
     place, module = Workdir(workdir), methods.get(method)
     folder = place.method(name)
-    data = data or training_set(cache, config)
-    adapted_config = adapted(module, config)
-    seeds = seeds_of(module, adapted_config)
-    wanted = _record(method, module, data, adapted_config, seeds[0])
+    adapted_config = adapted(module, config, overridden)
+    if weights is not None:
+        threshold = config.train.threshold
+        made = [published.read(method, weights, cache, threshold=threshold)]
+        seeds, wanted = [0], made[0].config
+    else:
+        data = data or training_set(cache, config)
+        seeds = seeds_of(module, adapted_config)
+        wanted = _record(method, module, data, adapted_config, seeds[0])
     there = _compare(folder, wanted, len(seeds), force)
     barrier(f"compared {name}")  # before the first of several processes writes
     if there is not None:
         return Training(there, new=False)
     checkpoints = place.checkpoints(name)
-    made = fit_method(
-        method,
-        data,
-        config,
-        checkpoints=checkpoints,
-        on_epoch=_logged(place.metrics, name, on_epoch),
-    )
+    if weights is None:
+        assert data is not None
+        made = fit_method(
+            method,
+            data,
+            config,
+            overridden=overridden,
+            checkpoints=checkpoints,
+            on_epoch=_logged(place.metrics, name, on_epoch),
+        )
     if is_main_process():
         # The methods of all seeds together, in place of those of an earlier training.
         with files.atomic_folder(folder) as partial:

@@ -13,8 +13,10 @@ from safetensors.numpy import load_file, save_file
 
 from item_jax import methods
 from item_jax.cache import EmbeddingCache
+from item_jax.datasets.dataset import RecordList
 from item_jax.embed import embed_records
 from item_jax.fitted import FittedMethod, load_seeds
+from item_jax.pixels import Pictures
 from item_jax.train import fit_method, training_set
 
 BEFORE = Path(__file__).parent / "data" / "version_0.1"
@@ -26,10 +28,11 @@ def data(photos, towers, tmp_path_factory):
 
     c = config_lib.default()
     c.embed.shard_size, c.embed.threads, c.train.epochs = 10, 2, 2
-    c.head.hidden_dim = 8
+    c.head.hidden_dim, c.train.batch_size = 8, 4
     root, records = photos
     folder = tmp_path_factory.mktemp("cache")
     cache = embed_records(records, towers, c, images=root, folder=folder)
+    cache.images = Pictures(RecordList(records, root), cache.embedding)
     return cache, training_set(cache, c), c
 
 
@@ -41,7 +44,10 @@ def head(data, tmp_path):
     return tmp_path / "head"
 
 
-@pytest.mark.parametrize("name", methods.names())
+NETWORKS_ON_PIXELS = {"npr", "resnet50"}  # in the slow lane: test_pixel_rivals.py
+
+
+@pytest.mark.parametrize("name", sorted(set(methods.names()) - NETWORKS_ON_PIXELS))
 def test_every_method_is_fitted_saved_and_scored_anywhere(name, data, tmp_path):
     cache, training, config = data
     (made,) = fit_method(name, training, config)[:1]
@@ -184,6 +190,7 @@ def put(value, *names):
         (put(-1, "state", "head", "hidden_dim"), "head.hidden_dim is -1"),
         (put("512", "state", "head", "hidden_dim"), "head.hidden_dim is '512'"),
         (put(7, "state", "head", "hidden_dim"), "its settings describe"),
+        (put("cat", "state", "misalignment", "levels"), "Did you mean 'concat'"),
         (put("mpl", "state", "head", "name"), "Did you mean 'mlp'"),
         (put([], "state"), "'state' is"),
     ],
@@ -192,6 +199,20 @@ def test_a_tampered_folder_is_refused_by_field(head, change, words):
     tampered(head, change)
     with pytest.raises(ValueError, match=words):
         FittedMethod.load(head)
+
+
+def test_a_head_from_before_the_levels_sums_them(data, head):
+    def older(config):
+        del config["state"]["misalignment"]["levels"]
+        del config["training"]["settings"]["misalignment"]["levels"]
+
+    before = FittedMethod.load(head)
+    tampered(head, older)
+    after = FittedMethod.load(head)
+    assert after.state["misalignment"]["levels"] == "sum"
+    assert after.config == before.config
+    part = next(iter(data[0].select(split="test")))
+    np.testing.assert_array_equal(after.score(part), before.score(part))
 
 
 def test_a_damaged_folder_is_refused_by_file(head):

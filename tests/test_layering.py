@@ -15,13 +15,13 @@ STOREYS = [
     {"config", "settings", "records", "join", "images", "views", "perturb", "budget"}
     | {"neutralise", "metrics", "progress", "protocol", "headers", "pixel_probe"}
     | {"resampling", "statistics", "paired", "calibration", "comparison", "tables"}
-    | {"sidecar_runs"},
+    | {"sidecar_runs", "torch_files"},
     {"sharding", "misalignment", "heads", "datasets", "audit", "audit_report"},
     {"towers", "testing"},
-    {"embeddings", "pipeline", "shards", "cache"},
-    {"training_loop", "embed"},
+    {"embeddings", "pipeline", "pixels", "shards", "cache"},
+    {"training_loop", "early_stopping", "embed"},
     {"methods"},
-    {"fitted", "method_files"},
+    {"fitted", "method_files", "published", "outside_scores"},
     {"train", "evaluate", "thresholds"},
     {"detector"},
     {"plots"},

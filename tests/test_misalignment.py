@@ -6,7 +6,7 @@ import pytest
 from item_jax import misalignment
 
 
-def reference(name, image, text, objects, phrases, offsets, w1, w2, no_objects):
+def reference(name, image, text, objects, phrases, offsets, w1, w2, no_objects, levels):
     """ITEM Eqs. 3-8 and TIDY Eqs. 2-6, one image at a time, in float64."""
 
     def unit(v):
@@ -19,6 +19,7 @@ def reference(name, image, text, objects, phrases, offsets, w1, w2, no_objects):
             "absolute_unit": lambda: abs(unit(i) - unit(t)),
             "signed_raw": lambda: i - t,
             "image_only": lambda: unit(i),
+            "image_raw": lambda: i,
             "text_only": lambda: unit(t),
             "concat": lambda: np.concatenate([unit(i), unit(t)]),
             "cosine": lambda: np.array([unit(i) @ unit(t)]),
@@ -32,7 +33,8 @@ def reference(name, image, text, objects, phrases, offsets, w1, w2, no_objects):
             d_l = sum(distance(objects[m], phrases[m]) for m in own) / len(own)
         else:
             d_l = d_g if no_objects == "global" else 0 * d_g
-        out.append(w1 * d_g + w2 * d_l)
+        both = w1 * d_g, w2 * d_l
+        out.append(np.concatenate(both) if levels == "concat" else sum(both))
     return np.array(out)
 
 
@@ -45,13 +47,15 @@ def embeddings():
     return draw(5), draw(5), draw(9), draw(9), offsets
 
 
+@pytest.mark.parametrize("levels", misalignment.LEVELS)
 @pytest.mark.parametrize("no_objects", misalignment.NO_OBJECTS)
 @pytest.mark.parametrize("w1, w2", [(1, 1), (1, 0), (0, 1), (0.3, 1.7)])
 @pytest.mark.parametrize("name", misalignment.MISALIGNMENTS)
-def test_equals_the_equations(name, w1, w2, no_objects, embeddings):
-    d = misalignment.compute(name, *embeddings, w1, w2, no_objects=no_objects)
+def test_equals_the_equations(name, w1, w2, no_objects, levels, embeddings):
+    policies = dict(no_objects=no_objects, levels=levels)
+    d = misalignment.compute(name, *embeddings, w1, w2, **policies)
     wide = [np.asarray(x, np.float64) for x in embeddings[:4]] + [embeddings[4]]
-    expected = reference(name, *wide, w1, w2, no_objects)
+    expected = reference(name, *wide, w1, w2, **policies)
     assert d.dtype == jnp.float32 and d.shape == expected.shape
     np.testing.assert_allclose(d, expected, rtol=1e-5, atol=1e-5)
 
@@ -72,6 +76,11 @@ def test_by_hand():
     )
     np.testing.assert_allclose(
         misalignment.compute("item", *arrays, 0.0, 1.0), [[0.5, -0.5]], atol=1e-6
+    )
+    np.testing.assert_allclose(
+        misalignment.compute("item", *arrays, levels="concat"),
+        [[0.6, -0.2, 0.5, -0.5]],
+        atol=1e-6,
     )
 
 
@@ -123,6 +132,8 @@ def test_a_zero_embedding_stays_finite():
 def test_designed_errors(embeddings):
     with pytest.raises(ValueError, match="'itme'.*Did you mean 'item'"):
         misalignment.compute("itme", *embeddings)
+    with pytest.raises(ValueError, match="misalignment.levels 'cat'.*mean 'concat'"):
+        misalignment.compute("item", *embeddings, levels="cat")
     with pytest.raises(ValueError, match="'globl'.*Did you mean 'global'"):
         misalignment.compute("item", *embeddings, no_objects="globl")
     image, text, objects, phrases, offsets = embeddings

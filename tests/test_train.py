@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import signal
@@ -185,8 +186,6 @@ def test_training_generators_are_chosen(cache, config):
 
 def test_shared_real_images_come_along(photos, towers, config, tmp_path):
     """`train/real` beside `train/sdv14/ai`: choosing sdv14 keeps the real images."""
-    import dataclasses
-
     root, records = photos
     changed = [
         dataclasses.replace(r, generator="" if r.label == "real" else r.generator)
@@ -220,6 +219,29 @@ def test_tidy_is_the_head_on_tidys_misalignment(cache, config):
     part = part_of(cache)
     np.testing.assert_array_equal(tidy.score(part), item.score(part))
     assert tidy.config["training"]["settings"]["misalignment"]["name"] == "tidy"
+
+
+@pytest.mark.parametrize("name", ["image_only", "text_only"])
+def test_a_twin_is_the_head_on_one_modality_of_both_levels(name, cache, config):
+    """It does not see the other modality, and sees the objects of its own."""
+    config.misalignment.levels = "concat"
+    (twin,) = fit_method(name, training_set(cache, config), config)
+    part = part_of(cache)
+    p = twin.score(part)
+    noise = np.random.default_rng(0)
+
+    def changed(field):
+        values = getattr(part, field)
+        drawn = noise.normal(size=values.shape).astype(np.float32)
+        return twin.score(dataclasses.replace(part, **{field: drawn}))
+
+    own, other = ("image", "object"), ("text", "phrase")
+    if name == "text_only":
+        own, other = other, own
+    for field in other:
+        np.testing.assert_array_equal(changed(f"{field}_emb"), p)
+    for field in own:
+        assert not np.allclose(changed(f"{field}_emb"), p)
 
 
 def test_an_unfinished_cache_is_refused(cache, config, tmp_path):

@@ -8,12 +8,14 @@ status`. It finds and formats; everything it computes can be imported from elsew
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from item_jax import config as config_lib
 from item_jax import files, sidecar_runs
+from item_jax.workdir import Workdir
 
 NAMES = (
     *("demo", "index", "audit", "build-dataset", "embed", "train", "evaluate"),
@@ -168,6 +170,36 @@ def card_warnings(
         for name, value in config_lib.leaves(config_lib.to_json(c)).items()
         if name in stored and value not in (stored[name], default[name])
     ]
+
+
+def attach_images(
+    cache: Any, methods: Iterable[Any], arguments: argparse.Namespace, c: ConfigDict
+) -> None:
+    """Gives a cache its images, where a method reads pixels.
+
+    Args:
+      cache: an `EmbeddingCache`, changed in place.
+      methods: modules of methods.
+      arguments: of the command, with `workdir`.
+      c: its configuration; `data.records` and `data.images` say where images are.
+
+    Raises:
+      ValueError: if they were set and no method reads pixels, or if the records are
+        not those of the cache.
+    """
+    from item_jax.datasets.dataset import open_dataset
+    from item_jax.methods import reads_pixels
+    from item_jax.pixels import Pictures
+
+    if any(reads_pixels(method) for method in methods):
+        records = c.data.records or Workdir(arguments.workdir).records
+        data = open_dataset(records, c.data.images or None)
+        cache.images = Pictures(data, cache.embedding)
+        cache.images.check(cache)
+        return
+    for field, _ in getattr(arguments, "overrides", ()):
+        if field in ("data.records", "data.images"):
+            raise ValueError(f"{field} has no effect: no method here reads pixels")
 
 
 def find_images(root: str, arguments: argparse.Namespace) -> Any:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 
+from item_jax import config as config_lib
 from item_jax import files
 from item_jax.choices import nearest
-from item_jax.commands import CACHE, WORKDIR, option, say
+from item_jax.commands import CACHE, WORKDIR, attach_images, option, say
 from item_jax.workdir import PLAIN_METHOD, Workdir
 
 HELP = (
@@ -66,8 +67,10 @@ def run(arguments: argparse.Namespace) -> int:
         generators = [] if names == "all" else [n for n in names.split(",") if n]
     enable_compilation_cache()
     seeds = load_seeds(folder)
+    cache = EmbeddingCache(workdir.cache(arguments.cache))
+    attach_images(cache, [seeds[0].module], arguments, config_lib.default())
     made, warnings = calibrate(
-        EmbeddingCache(workdir.cache(arguments.cache)),
+        cache,
         seeds,
         fpr=arguments.fpr,
         split=arguments.split,

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from item_jax.choices import nearest
 from item_jax.commands import (
     CACHE,
     DISTRIBUTED,
     WORKDIR,
+    attach_images,
     card_warnings,
     configured,
     option,
     say,
 )
-from item_jax.workdir import Workdir
+from item_jax.workdir import Workdir, checked_name
 
 HELP = "Score a split with every fitted method; print ACC, AP and AUC per generator."
 EXAMPLE = (
     "item-jax evaluate --config=item_vitl14 --workdir run\n"
-    "  item-jax evaluate --workdir genimage --head progan/head"
+    "  item-jax evaluate --workdir genimage --head progan/head\n"
+    "  item-jax evaluate --workdir run --scores effort=effort.csv"
 )
 OPTIONS = (
     WORKDIR,
@@ -37,6 +40,14 @@ OPTIONS = (
         "every fitted method of the workdir, head first",
     ),
     option(
+        "--scores",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="scores made elsewhere, a CSV file of key,score with P(fake) in [0, 1]; "
+        "can be given several times",
+    ),
+    option(
         "--as",
         dest="name",
         default="",
@@ -48,7 +59,7 @@ OPTIONS = (
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from item_jax import settings
+    from item_jax import outside_scores, settings
     from item_jax.cache import EmbeddingCache
     from item_jax.evaluate import evaluate_methods
     from item_jax.fitted import load_seeds
@@ -61,7 +72,11 @@ def run(arguments: argparse.Namespace) -> int:
     enable_compilation_cache()
     workdir = Workdir(arguments.workdir)
     cache = EmbeddingCache(workdir.cache(arguments.cache))
-    fitted = {name: load_seeds(folder) for name, folder in _folders(arguments).items()}
+    fitted: dict[str, Any] = {
+        name: load_seeds(folder) for name, folder in _folders(arguments).items()
+    }
+    for name, file in _scores(arguments, fitted).items():
+        fitted[name] = [outside_scores.read(file, cache, split=c.evaluate.split)]
     first = next(iter(fitted))
     training = fitted[first][0].config["training"]["settings"]
     warnings = card_warnings(arguments, c, cache.embedding, "the cache")
@@ -74,11 +89,26 @@ def run(arguments: argparse.Namespace) -> int:
                 raise
             warnings.append(f"left out: {e}")
             del fitted[name]
+    modules = [getattr(seeds[0], "module", None) for seeds in fitted.values()]
+    attach_images(cache, modules, arguments, c)
     folder = workdir.results(arguments.name or arguments.cache)
     results = evaluate_methods(cache, fitted, c, folder=folder, warnings=warnings)
     say(table(results))
     say(f"wrote {folder}")
     return 1 if results["counts"]["failed"] else 0
+
+
+def _scores(arguments: argparse.Namespace, taken: dict[str, Any]) -> dict[str, str]:
+    """The files of scores by name."""
+    found: dict[str, str] = {}
+    for text in arguments.scores:
+        name, _, file = text.partition("=")
+        if not file:
+            raise ValueError(f"--scores is {text!r}; NAME=FILE is needed")
+        if checked_name(name) in (*taken, *found):
+            raise ValueError(f"--scores: there is another method named {name!r}")
+        found[name] = file
+    return found
 
 
 def _folders(arguments: argparse.Namespace) -> dict[str, Path]:
@@ -90,7 +120,7 @@ def _folders(arguments: argparse.Namespace) -> dict[str, Path]:
         workdir, first = Workdir(head.absolute().parent), {head.name: head}
     known = first | workdir.methods()
     if arguments.methods is None:
-        if not known:
+        if not known and not arguments.scores:
             raise ValueError(
                 f"no fitted method in {workdir.path}: `item-jax train` makes one"
             )

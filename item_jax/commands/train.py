@@ -10,6 +10,7 @@ from item_jax.commands import (
     CACHE,
     DISTRIBUTED,
     WORKDIR,
+    attach_images,
     card_warnings,
     configured,
     option,
@@ -21,7 +22,10 @@ HELP = "Fit a method on embeddings, by default ITEM; a stopped run goes on."
 EXAMPLE = (
     "item-jax train --config=item_vitl14 --workdir run\n"
     "  item-jax train --workdir run --method tidy\n"
-    "  item-jax train --workdir run --as only-global --config.misalignment.w2=0"
+    "  item-jax train --workdir run --as only-global --config.misalignment.w2=0\n"
+    "  item-jax train --workdir run --method unifd\n"
+    "  item-jax train --workdir run --method unifd --as authors "
+    "--weights fc_weights.pth"
 )
 OPTIONS = (
     WORKDIR,
@@ -29,8 +33,14 @@ OPTIONS = (
     option(
         "--method",
         default="item",
-        help="item, tidy, cosine, image, ..., or package.module[:name]; default: "
-        "%(default)s",
+        help="item, tidy, image_only, unifd, nearest, de_fake, ... (see "
+        "item_jax/methods/README.md), or package.module[:name]; default: %(default)s",
+    ),
+    option(
+        "--weights",
+        metavar="FILE",
+        help="take published weights instead of fitting: fc_weights.pth of unifd; read "
+        "without running code",
     ),
     option(
         "--as",
@@ -66,16 +76,24 @@ def run(arguments: argparse.Namespace) -> int:
             "--method"
         )
     fits = {other: methods.get(other) for other in (arguments.method, *baselines)}
-    by_epoch = hasattr(fits[arguments.method], "fit_seeds")
+    module = fits[arguments.method]
+    by_epoch = hasattr(module, "fit_seeds")
+    epochs = train_lib.adapted(module, c, overridden).train.epochs
     enable_compilation_cache()
+    ignored = [field for field in overridden if field != "train.threshold"]
+    if arguments.weights and ignored:
+        raise ValueError(
+            f"--weights are taken as they are: {ignored[0]!r} has no effect on them"
+        )
     cache = EmbeddingCache(workdir.cache(arguments.cache))
     for warning in card_warnings(arguments, c, cache.embedding, "the cache"):
         say(f"warning: {warning}")
+    if arguments.weights:
+        return _import(arguments, cache, c, workdir, name)
+    attach_images(cache, fits.values(), arguments, c)
     data = train_lib.training_set(cache, c)
     start = time.perf_counter()
-    with progress(
-        "train", c.train.epochs, "epoch", show=by_epoch and is_main_process()
-    ) as bar:
+    with progress("train", epochs, "epoch", show=by_epoch and is_main_process()) as bar:
 
         def on_epoch(epoch, losses):
             bar.update(epoch - bar.n)
@@ -89,6 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
                 method=method,
                 name=name,
                 force=arguments.force,
+                overridden=overridden,
                 data=data,
                 on_epoch=on_epoch,
             )
@@ -99,7 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     folder = workdir.method(name)
     if training.new:
-        _say_trained(training, data.facts, c, time.perf_counter() - start, folder)
+        _say_trained(training, data.facts, time.perf_counter() - start, folder)
     else:
         say(f"{folder} is fitted with these settings already; nothing to do")
     if beside:
@@ -107,10 +126,41 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _say_trained(training, facts, c, seconds, folder) -> None:
+def _import(arguments, cache, c, workdir, name) -> int:
+    """Makes a method of published weights."""
+    from item_jax import train as train_lib
+    from item_jax.sharding import is_main_process
+
+    training = train_lib.train(
+        cache,
+        c,
+        workdir=workdir.path,
+        method=arguments.method,
+        name=name,
+        force=arguments.force,
+        weights=arguments.weights,
+    )
+    if is_main_process():
+        about = training.methods[0].range()
+        say(
+            f"took {arguments.weights}, by its authors trained on {about['real']:,} "
+            f"real + {about['fake']:,} fake of {', '.join(about['generators'])}; wrote "
+            f"{workdir.method(name)}"
+            if training.new
+            else f"{workdir.method(name)} has these weights already; nothing to do"
+        )
+        say(
+            f"note: whether they belong to {cache.embedding['tower']['name']} is not "
+            "known from the file"
+        )
+    return 0
+
+
+def _say_trained(training, facts, seconds, folder) -> None:
     seeds = len(training.methods)
     method = training.methods[0]
-    epochs = f", {c.train.epochs} epochs" if hasattr(method.module, "fit_seeds") else ""
+    settings = method.config["training"]["settings"].get("train", {})
+    epochs = f", {settings['epochs']} epochs" if "epochs" in settings else ""
     say(
         f"trained {method.name!r}, {seeds} seed{'s' if seeds > 1 else ''}, on "
         f"{facts['real']} real + {facts['fake']} fake of "

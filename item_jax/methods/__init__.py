@@ -2,13 +2,15 @@
 
 A method is a module (or any object) with
 
-    NEEDS                      names of the arrays it reads, of `embeddings.ARRAYS`
+    NEEDS                      names of the arrays it reads, of `embeddings.ARRAYS`, and
+                               "pixels" if it reads images, `part.image(i)`
     fit(parts, config)         -> state: nested dictionaries of arrays and JSON values
     score(state, part)         -> P(fake), `[n]` in [0, 1]
 
 and, where it makes sense,
 
-    SETTINGS                   config sections that its fit depends on; default: none
+    SETTINGS                   config sections or fields that its fit depends on
+    DEFAULTS                   config fields whose default it changes, as published
     FIXES                      config fields it sets itself: {"head.name": "linear"}
     fit_seeds(parts, config, seeds, *, checkpoints, on_epoch)
                                -> a state per seed; without it, it is fitted once
@@ -26,10 +28,17 @@ from typing import Any
 from item_jax import choices
 from item_jax.embeddings import ARRAYS
 
+PIXELS = "pixels"
+
 
 def names() -> list[str]:
     """Returns the names of the methods that come with the package."""
     return choices.modules(__name__)
+
+
+def reads_pixels(method: Any) -> bool:
+    """Whether a method, or something that scores like one, reads images."""
+    return PIXELS in getattr(method, "NEEDS", ())
 
 
 def get(name: Any) -> Any:
@@ -44,5 +53,5 @@ def get(name: Any) -> Any:
     """
     found = choices.resolve("method", name, __name__, needs=("NEEDS", "fit", "score"))
     for need in found.NEEDS:
-        choices.check(f"NEEDS of method {name!r}:", need, ARRAYS)
+        choices.check(f"NEEDS of method {name!r}:", need, (*ARRAYS, PIXELS))
     return found

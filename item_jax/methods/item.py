@@ -1,7 +1,8 @@
 """ITEM: an MLP on the misalignment D (Algorithm 1), and with it every ablation of D.
 
 `config.misalignment` chooses D, `config.head` the classifier: `misalignment.w2=0` is
-"only global", `misalignment.name=image_only` the visual modality alone, and so on.
+"only global", `w1=0` "only local", `misalignment.levels=concat` both side by side,
+`misalignment.name=image_only` the visual modality alone, and so on.
 """
 
 from __future__ import annotations
@@ -99,6 +100,7 @@ def check(state: State) -> None:
     c, head = state["misalignment"], state["head"]
     misalignment.get(c["name"])
     choices.check("misalignment.no_objects", c["no_objects"], misalignment.NO_OBJECTS)
+    choices.check("misalignment.levels", c["levels"], misalignment.LEVELS)
     for field, kind in (("w1", float | int), ("w2", float | int)):
         if not isinstance(c[field], kind):
             raise ValueError(f"misalignment.{field} is {c[field]!r}, not a number")

@@ -1,0 +1,84 @@
+"""ResNets of bottleneck blocks, as torchvision's, for rivals on pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from item_jax.methods import _network
+
+EXPANSION = 4
+"""Channels a block gives, times its width."""
+
+Norm = Callable[[jax.Array, str], jax.Array]
+
+
+class ResNet(nn.Module):
+    """Pictures `[B, H, W, 3]` -> logits `[B]`.
+
+    Attributes:
+      stages: blocks of each stage; the width doubles and the side halves between them.
+      stem: side of the first convolution's kernel, which halves the side.
+      output_init: start of the last layer; default: PyTorch's.
+    """
+
+    stages: tuple[int, ...]
+    stem: int = 7
+    output_init: Any = None
+
+    @nn.compact
+    def __call__(self, x, train: bool = False, valid: jax.Array | None = None):
+        """Returns logits.
+
+        Args:
+          x: pictures.
+          train: whether BatchNorm takes the statistics of the batch.
+          valid: bool `[B]`, false for padding, which is not counted there.
+        """
+        mask = None if valid is None else valid[:, None, None, None]
+
+        def norm(x: jax.Array, name: str) -> jax.Array:
+            # PyTorch's momentum of 0.1 is 0.9 here.
+            layer = nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, name=name)
+            return layer(x, mask=mask)
+
+        x = nn.relu(norm(conv(x, 64, self.stem, 2, "stem"), "stem_norm"))
+        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=[(1, 1), (1, 1)])
+        for stage, blocks in enumerate(self.stages):
+            for block in range(blocks):
+                stride = 2 if stage and not block else 1
+                x = bottleneck(x, 64 * 2**stage, stride, norm, f"{stage}_{block}")
+        return _network.linear(
+            x.mean((1, 2)), 1, "output", kernel_init=self.output_init
+        )[:, 0]
+
+
+def conv(x: jax.Array, features: int, kernel: int, stride: int, name: str):
+    """A convolution without bias, padded as PyTorch pads; He et al.'s start."""
+    side = kernel // 2
+    layer = nn.Conv(
+        features,
+        (kernel, kernel),
+        strides=stride,
+        padding=[(side, side), (side, side)],
+        use_bias=False,
+        kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+        precision=jax.lax.Precision.HIGHEST,
+        name=name,
+    )
+    return layer(x)
+
+
+def bottleneck(x: jax.Array, width: int, stride: int, norm: Norm, name: str):
+    """1 x 1, 3 x 3 (which may halve the side), 1 x 1, and what it adds to."""
+    out = nn.relu(norm(conv(x, width, 1, 1, f"{name}_conv1"), f"{name}_norm1"))
+    out = nn.relu(norm(conv(out, width, 3, stride, f"{name}_conv2"), f"{name}_norm2"))
+    wide = EXPANSION * width
+    out = norm(conv(out, wide, 1, 1, f"{name}_conv3"), f"{name}_norm3")
+    if x.shape != out.shape:
+        x = norm(conv(x, wide, 1, stride, f"{name}_skip"), f"{name}_skip_norm")
+    return nn.relu(jnp.add(x, out))

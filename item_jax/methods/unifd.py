@@ -1,0 +1,110 @@
+"""UniFD: one linear layer on the image embedding as it is (Ojha et al., CVPR 2023).
+
+logit = w I + b on the embedding without normalisation. Settings of the authors'
+`networks/trainer.py` and options: start N(0, 0.02), AdamW 1e-4 without weight decay,
+batches of 256, early stopping by the accuracy on held-out images. Two differences: the
+authors held out ProGAN's test images, here it is a tenth of the training images; and
+they trained on crops, blurred and compressed at random, where the cache has one clean
+view. `item-jax train --method unifd --weights fc_weights.pth` takes the authors' own
+weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from item_jax.early_stopping import EarlyStopping
+from item_jax.embeddings import Embeddings
+from item_jax.methods import _network
+
+NEEDS = ("image_emb",)
+SETTINGS = ("train",)
+DEFAULTS = {
+    "train.epochs": 100,
+    "train.batch_size": 256,
+    "train.learning_rate": 1e-4,
+    "train.weight_decay": 0.0,
+}
+PUBLISHED = {
+    "real": 360_000,
+    "fake": 360_000,
+    "generators": ["progan"],
+    "benchmarks": ["forensynths"],
+}
+"""What the authors' weights were trained on (UniFD, Sec. 4)."""
+
+
+class Network(nn.Module):
+    """`[B, D]` -> logits `[B]`."""
+
+    @nn.compact
+    def __call__(self, batch, train: bool = False):
+        start = nn.initializers.normal(0.02)
+        x = batch["image_emb"]
+        return _network.linear(x, 1, "output", kernel_init=start)[:, 0]
+
+
+def inputs(part: Embeddings) -> dict[str, np.ndarray]:
+    """Returns I as it is."""
+    return {"image_emb": np.asarray(part.image_emb, np.float32)}
+
+
+def fit_seeds(
+    parts: Sequence[Embeddings],
+    config: ConfigDict,
+    seeds: Sequence[int],
+    *,
+    checkpoints: str | Path | None = None,
+    on_epoch: Any = _network.quiet,
+) -> list[_network.State]:
+    """Trains a layer per seed, side by side."""
+    c = config.train
+    module = Network()
+
+    def accuracy(variables, rows):
+        logits = module.apply({"params": variables["params"]}, rows)
+        return _network.accuracy(logits, rows["labels"])
+
+    recipe = _network.recipe(
+        "unifd",
+        module,
+        config,
+        optax.adamw(c.learning_rate, weight_decay=c.weight_decay),
+        stopping=EarlyStopping(accuracy, learning_rate=c.learning_rate),
+    )
+    data, held_out = _network.held_out(_network.joined(parts, inputs))
+    trained = _network.train(
+        recipe, data, config, seeds, checkpoints, on_epoch, held_out=held_out
+    )
+    return [_network.state(data, variables["params"]) for variables in trained]
+
+
+def from_weights(tensors: Mapping[str, np.ndarray]) -> _network.State:
+    """Returns the state that the authors' weights are.
+
+    Args:
+      tensors: `weight [1, D]` and `bias [1]`, as in `fc_weights.pth`.
+
+    Raises:
+      ValueError: if they are others.
+    """
+    found = {name: list(value.shape) for name, value in tensors.items()}
+    width = found.get("weight", [0, 0])[-1]
+    if found != {"weight": [1, width], "bias": [1]} or not width:
+        raise ValueError(
+            f"UniFD's weights are weight [1, D] and bias [1], found {found}"
+        )
+    layer = {"kernel": tensors["weight"].T, "bias": tensors["bias"]}
+    layer = {name: np.asarray(value, np.float32) for name, value in layer.items()}
+    return {"inputs": {"image_emb": [width]}, "params": {"output": layer}}
+
+
+fit = _network.alone(fit_seeds)
+score, check = _network.scorer(Network(), inputs)

@@ -1,0 +1,73 @@
+"""Published weights as a fitted method, as if it had been trained here.
+
+A method that knows its authors' weights defines `from_weights(tensors) -> state`, and
+`PUBLISHED`, what they were trained on.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from item_jax import files, methods, torch_files
+from item_jax.cache import EmbeddingCache
+from item_jax.fitted import FittedMethod
+
+NEEDS = ("from_weights", "PUBLISHED")
+
+
+def read(
+    method: Any, path: str | Path, cache: EmbeddingCache, *, threshold: float
+) -> FittedMethod:
+    """Reads published weights.
+
+    Args:
+      method: a name or module, see `methods.get`.
+      path: of the file, as `torch.save` wrote it. It is read without running code.
+      cache: of the towers that the weights are for. That they are those is not known
+        from the file; the width is compared.
+      threshold: fake when P(fake) is above.
+
+    Raises:
+      ValueError: for a method without published weights, a file that is damaged or
+        hostile, or weights that do not fit the method or the cache; naming what.
+    """
+    module = methods.get(method)
+    if not all(hasattr(module, name) for name in NEEDS):
+        known = [n for n in methods.names() if hasattr(methods.get(n), NEEDS[0])]
+        raise ValueError(
+            f"method {method!r} has no published weights that can be read; those of "
+            f"{', '.join(known)} can"
+        )
+    path = Path(path)
+    tensors = torch_files.read(path)
+    try:
+        state = module.from_weights(tensors)
+        module.check(state)
+    except ValueError as e:
+        raise ValueError(f"{path}: {e}") from e
+    width = state["inputs"].get("image_emb", [cache.embed_dim])[-1]
+    if width != cache.embed_dim:
+        tower = cache.embedding["tower"]["name"]
+        raise ValueError(
+            f"{path} is for embeddings of width {width}; those of {cache.folder} are "
+            f"of {tower}, {cache.embed_dim} wide"
+        )
+    training = {
+        **module.PUBLISHED,
+        "split": "",
+        "only": [],
+        "seed": 0,
+        "records_sha256": "",
+        "settings": {
+            "weights": path.name,
+            "weights_sha256": files.sha256(path),
+        },
+    }
+    config = {
+        "method": method if isinstance(method, str) else module.__name__,
+        "embedding": cache.embedding,
+        "threshold": threshold,
+        "training": training,
+    }
+    return FittedMethod(config, state, module)

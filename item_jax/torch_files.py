@@ -1,0 +1,330 @@
+"""Tensors that `torch.save` wrote, read without PyTorch and without running code.
+
+For published weights of rivals, which come as pickles. A pickle is a program; this
+reads the few instructions that a dictionary of tensors needs and knows four kinds of
+objects: dictionaries, tensors, and the storages and numbers they consist of. Nothing is
+imported or called by name. Whatever else a file holds is refused.
+
+    archive.zip  NAME/data.pkl    {"weight": _rebuild_tensor_v2(storage, offset, ...)}
+                 NAME/data/0      the bytes of storage "0"
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickletools
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from item_jax import files
+
+DTYPES = {
+    "torch FloatStorage": np.float32,
+    "torch DoubleStorage": np.float64,
+    "torch HalfStorage": np.float16,
+    "torch BFloat16Storage": ml_dtypes.bfloat16,
+    "torch LongStorage": np.int64,
+    "torch IntStorage": np.int32,
+    "torch ShortStorage": np.int16,
+    "torch CharStorage": np.int8,
+    "torch ByteStorage": np.uint8,
+    "torch BoolStorage": np.bool_,
+}
+ORDERED_DICT = "collections OrderedDict"
+REBUILD = "torch._utils _rebuild_tensor_v2"
+KNOWN = (ORDERED_DICT, REBUILD, *DTYPES)
+
+LARGEST = 2**32
+"""Bytes of a file."""
+LARGEST_PICKLE = 2**24
+"""Bytes of `data.pkl`, which has some hundred a tensor."""
+MOST_ENTRIES = 100_000
+MOST_AXES = 32
+"""Of a tensor: fewer than NumPy allows."""
+
+
+class _Global(NamedTuple):
+    name: str
+
+
+class _Storage(NamedTuple):
+    name: str
+    dtype: Any
+    count: int
+
+
+class _Tensor(NamedTuple):
+    storage: _Storage
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+class _Mark:
+    pass
+
+
+def read(path: str | Path) -> dict[str, np.ndarray]:
+    """Reads a file of tensors by name, such as a state dictionary.
+
+    Args:
+      path: of a file that `torch.save` of PyTorch 1.6 or later wrote.
+
+    Returns:
+      Arrays of the types, shapes and bytes that were saved, each a copy of its own,
+      wherever the tensors lived (`cuda:0`).
+
+    Raises:
+      ValueError: naming the file and what in it is damaged, hostile or not a
+        dictionary of tensors.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        if size > LARGEST:
+            raise ValueError(f"{size} bytes; at most {LARGEST} are read")
+        with zipfile.ZipFile(path) as archive:
+            return _read(archive, size)
+    except zipfile.BadZipFile as e:
+        raise ValueError(
+            f"{path}: not a zip archive as torch.save writes since PyTorch 1.6: {e}"
+        ) from e
+    except FileNotFoundError as e:
+        raise ValueError(f"no weights {path}") from e
+    except (ValueError, OSError, EOFError, RuntimeError, NotImplementedError) as e:
+        raise ValueError(f"{path}: {e}") from e
+
+
+def _read(archive: zipfile.ZipFile, size: int) -> dict[str, np.ndarray]:
+    entries = _entries(archive, size)
+    pickles = [name for name in entries if name.endswith("/data.pkl")]
+    if len(pickles) != 1:
+        raise ValueError(f"{len(pickles)} entries named NAME/data.pkl; 1 is needed")
+    top = pickles[0].removesuffix("data.pkl")
+    order = f"{top}byteorder"
+    if order in entries and _bytes(archive, entries, order, 16) != b"little":
+        raise ValueError("its numbers are not in little-endian order")
+    program = _bytes(archive, entries, pickles[0], LARGEST_PICKLE)
+    found = _run(program)
+    if not isinstance(found, dict):
+        raise ValueError(f"it holds {_told(found)}, not a dictionary of tensors")
+    arrays: dict[str, np.ndarray] = {}
+    read: dict[_Storage, bytes] = {}
+    total = 0
+    for name, tensor in found.items():
+        if not (isinstance(name, str) and isinstance(tensor, _Tensor)):
+            raise ValueError(f"{_told(name)} is {_told(tensor)}, not a tensor")
+        own = tensor.storage
+        if own not in read:
+            read[own] = _bytes(archive, entries, f"{top}data/{own.name}", LARGEST)
+        total += math.prod(tensor.size) * own.dtype.itemsize
+        if total > 2 * size:  # some share their storage, but not thousands
+            raise ValueError(f"tensors of {total} bytes or more in a file of {size}")
+        arrays[name] = _array(name, tensor, read[own])
+    return arrays
+
+
+def _entries(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
+    found = archive.infolist()
+    if len(found) > MOST_ENTRIES:
+        raise ValueError(f"{len(found)} entries; at most {MOST_ENTRIES}")
+    entries = {info.filename: info for info in found}
+    if len(entries) != len(found):
+        raise ValueError("two entries have the same name")
+    for name, info in entries.items():
+        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
+            raise ValueError(
+                f"{_told(name)} is compressed or encrypted, which torch.save never does"
+            )
+    total = sum(max(info.file_size, info.compress_size) for info in found)
+    if total > size:
+        raise ValueError(f"entries of {total} bytes in a file of {size}")
+    return entries
+
+
+def _bytes(
+    archive: zipfile.ZipFile,
+    entries: Mapping[str, zipfile.ZipInfo],
+    name: str,
+    most: int,
+) -> bytes:
+    if name not in entries:
+        raise ValueError(f"{_told(name)} is missing")
+    if entries[name].file_size > most:
+        raise ValueError(f"{_told(name)} has more than {most} bytes")
+    return archive.read(entries[name])
+
+
+# ------------------------------------------------------------------------ the pickle
+
+_NUMBERS = {"BININT", "BININT1", "BININT2", "LONG1"}
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_PUT = {"BINPUT", "LONG_BINPUT"}
+_GET = {"BINGET", "LONG_BINGET"}
+_SHORT_TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+
+
+def _run(program: bytes) -> Any:
+    """Runs the instructions of protocol 2 that `torch.save` writes, and no others."""
+    stack: list[Any] = []
+    memo: dict[int, Any] = {}
+
+    def pop(kind: type | tuple[type, ...] = object) -> Any:
+        value = stack.pop()
+        if isinstance(value, _Mark) or not isinstance(value, kind):
+            raise ValueError(f"its pickle is damaged: {_told(value)} in a wrong place")
+        return value
+
+    def pop_to_mark() -> list[Any]:
+        values: list[Any] = []
+        while not isinstance(stack[-1], _Mark):
+            values.append(stack.pop())
+        stack.pop()
+        return values[::-1]
+
+    try:
+        for opcode, argument, _ in pickletools.genops(io.BytesIO(program)):
+            name = opcode.name
+            if name == "PROTO":
+                if argument != 2:
+                    raise ValueError(f"its pickle is of protocol {argument}, not 2")
+            elif name == "STOP":
+                if len(stack) == 1:
+                    return pop()
+                break
+            elif name in _NUMBERS or name == "BINUNICODE":
+                stack.append(argument)
+            elif name in _CONSTANTS:
+                stack.append(_CONSTANTS[name])
+            elif name == "EMPTY_DICT":
+                stack.append({})
+            elif name == "MARK":
+                stack.append(_Mark())
+            elif name == "TUPLE":
+                stack.append(tuple(pop_to_mark()))
+            elif name in _SHORT_TUPLES:
+                values = [pop() for _ in range(_SHORT_TUPLES[name])]
+                stack.append(tuple(values[::-1]))
+            elif name in _PUT:
+                memo[argument] = stack[-1]
+            elif name in _GET:
+                stack.append(memo[argument])
+            elif name == "GLOBAL":
+                stack.append(_global(argument))
+            elif name == "BINPERSID":
+                stack.append(_storage(pop(tuple)))
+            elif name == "REDUCE":
+                arguments = pop(tuple)
+                stack.append(_call(pop(_Global), arguments))
+            elif name == "SETITEM":
+                value, key = pop(), pop()
+                _set(stack[-1], [key, value])
+            elif name == "SETITEMS":
+                values = pop_to_mark()
+                _set(stack[-1], values)
+            elif name == "BUILD":  # `_metadata` of a state dictionary: left out
+                pop(dict)
+                if not isinstance(stack[-1], dict):
+                    raise ValueError(f"it sets attributes of {_told(stack[-1])}")
+            else:
+                raise ValueError(
+                    f"its pickle has the instruction {name}, which a dictionary of "
+                    "tensors does not need"
+                )
+    except (IndexError, KeyError, TypeError, UnicodeDecodeError) as e:
+        raise ValueError(f"its pickle is damaged: {type(e).__name__} {e}") from e
+    raise ValueError("its pickle is damaged: it ends too early, or not with one value")
+
+
+def _global(argument: str) -> _Global:
+    if argument not in KNOWN:
+        raise ValueError(
+            f"its pickle names {_told(argument)}, which is not needed for tensors: it "
+            "may be hostile"
+        )
+    return _Global(argument)
+
+
+def _call(what: _Global, arguments: tuple[Any, ...]) -> Any:
+    if what.name == ORDERED_DICT and not arguments:
+        return {}
+    if what.name == REBUILD and len(arguments) == 6:
+        storage, offset, size, stride = arguments[:4]
+        if not isinstance(storage, _Storage):
+            raise ValueError(f"a tensor of {_told(storage)}")
+        for numbers in ((offset,), size, stride):
+            whole = isinstance(numbers, tuple) and all(type(n) is int for n in numbers)
+            if not whole or any(n < 0 for n in numbers):
+                raise ValueError(f"a tensor with the numbers {_told(numbers)}")
+        return _Tensor(storage, offset, size, stride)
+    raise ValueError(f"its pickle calls {what.name} with {_told(arguments)}")
+
+
+def _storage(identity: tuple[Any, ...]) -> _Storage:
+    """("storage", type, name, where it lived, number of elements)."""
+    if len(identity) == 5 and identity[0] == "storage":
+        _, kind, name, _, count = identity
+        typed = isinstance(kind, _Global) and kind.name in DTYPES
+        if typed and isinstance(name, str) and type(count) is int and count >= 0:
+            return _Storage(name, np.dtype(DTYPES[kind.name]), count)
+    raise ValueError(f"its pickle has the storage {_told(identity)}")
+
+
+def _set(target: Any, values: list[Any]) -> None:
+    if not isinstance(target, dict) or len(values) % 2:
+        raise ValueError(f"its pickle is damaged: items of {_told(target)}")
+    for key, value in zip(values[::2], values[1::2]):
+        if not isinstance(key, str):
+            raise ValueError(f"a key is {_told(key)}, not a text")
+        if key in target:
+            raise ValueError(f"it names {_told(key)} twice")
+        target[key] = value
+
+
+def _array(name: str, tensor: _Tensor, data: bytes) -> np.ndarray:
+    storage, offset, size, stride = tensor
+    told = f"tensor {_told(name)}"
+    if len(data) != storage.count * storage.dtype.itemsize:
+        raise ValueError(
+            f"{told}: storage {_told(storage.name)} has {len(data)} bytes, not "
+            f"{storage.count} numbers of {storage.dtype}"
+        )
+    if len(size) != len(stride) or len(size) > MOST_AXES:
+        raise ValueError(f"{told} has sizes {_told(size)} and strides {_told(stride)}")
+    count = math.prod(size)
+    last = offset + sum((n - 1) * s for n, s in zip(size, stride))
+    if count and (last >= storage.count or count > storage.count):
+        raise ValueError(
+            f"{told} of sizes {_told(size)} and strides {_told(stride)} reaches beyond "
+            f"its storage of {storage.count} numbers"
+        )
+    if storage.dtype == np.bool_ and not set(data) <= {0, 1}:
+        raise ValueError(f"{told} has truth values that are neither 0 nor 1")
+    if not count:
+        if max(size) > LARGEST:
+            raise ValueError(f"{told} has sizes {_told(size)}")
+        return np.zeros(size, storage.dtype)
+    flat = np.frombuffer(data, storage.dtype)[offset:]
+    steps = [s * storage.dtype.itemsize for s in stride]
+    return np.lib.stride_tricks.as_strided(flat, size, steps).copy()
+
+
+def _told(value: Any, depth: int = 0) -> str:
+    """A value for a message: short, and without what could harm a terminal."""
+    if isinstance(value, dict):
+        return "a dictionary"
+    if isinstance(value, _Tensor):
+        return "a tensor"
+    if isinstance(value, int) and value.bit_length() > 200:
+        return "a number of more than 60 digits"
+    if isinstance(value, tuple):
+        if depth > 2:
+            return "a tuple"
+        return f"({', '.join(_told(v, depth + 1) for v in value[:6])})"
+    return files.printable(repr(value)[:80])

@@ -1,0 +1,271 @@
+"""Reading what torch.save wrote: equal to torch.load, and nothing hostile runs."""
+
+import collections
+import io
+import os
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from item_jax import torch_files
+
+TENSORS = {
+    "weight": torch.arange(12, dtype=torch.float32).reshape(3, 4) / 7,
+    "transposed": torch.arange(12, dtype=torch.float64).reshape(3, 4).T,
+    "view": torch.arange(20, dtype=torch.int64)[3:17:2],
+    "half": torch.tensor([1.5, -2.25, 6e-8], dtype=torch.float16),
+    "bfloat16": torch.tensor([1.5, -3.0], dtype=torch.bfloat16),
+    "small": torch.tensor([[1, -2]], dtype=torch.int8),
+    "bytes": torch.tensor([0, 255], dtype=torch.uint8),
+    "short": torch.tensor([-7], dtype=torch.int16),
+    "int": torch.tensor([2**31 - 1], dtype=torch.int32),
+    "true": torch.tensor([True, False]),
+    "scalar": torch.tensor(3.25),
+    "nothing": torch.zeros(0, 5),
+    "not_finite": torch.tensor([float("nan"), float("inf")]),
+}
+
+
+def assert_equals_torch(path):
+    expected = torch.load(path, weights_only=True, map_location="cpu")
+    found = torch_files.read(path)
+    assert list(found) == list(expected)
+    for name, tensor in expected.items():
+        bits = tensor.contiguous()
+        if tensor.dtype == torch.bfloat16:
+            bits = bits.view(torch.int16)
+        bits = bits.numpy()
+        assert found[name].shape == tuple(tensor.shape)
+        assert found[name].dtype.name == str(tensor.dtype).removeprefix("torch.")
+        assert found[name].tobytes() == bits.tobytes()
+
+
+def test_equals_torch_bit_for_bit(tmp_path):
+    torch.save(TENSORS, tmp_path / "dict.pth")
+    torch.save(collections.OrderedDict(TENSORS), tmp_path / "ordered.pth")
+    layer = torch.nn.Sequential(torch.nn.Linear(5, 3), torch.nn.BatchNorm1d(3))
+    torch.save(layer.state_dict(), tmp_path / "state.pth")  # with _metadata: BUILD
+    both = torch.randn(50)
+    torch.save({"whole": both, "part": both[7:20]}, tmp_path / "shared.pth")
+    for path in tmp_path.iterdir():
+        assert_equals_torch(path)
+
+
+def rewritten(source, target, change=lambda name, data: data, **more):
+    """A copy of an archive, with some of its entries changed."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for info in old.infolist():
+            new.writestr(info.filename, change(info.filename, old.read(info)))
+        for name, data in more.items():
+            new.writestr(name, data)
+    return target
+
+
+def test_tensors_of_a_gpu_are_read(tmp_path):
+    """As the authors' fc_weights.pth, whose storages lived on cuda:0."""
+    state = collections.OrderedDict(weight=torch.randn(1, 768), bias=torch.randn(1))
+    torch.save(state, tmp_path / "cpu.pth")
+
+    def move(name, data):
+        cpu = b"X\x03\x00\x00\x00cpu"  # BINUNICODE of three letters
+        if name.endswith("data.pkl"):
+            assert cpu in data
+            data = data.replace(cpu, b"X\x06\x00\x00\x00cuda:0")
+        return data
+
+    path = rewritten(tmp_path / "cpu.pth", tmp_path / "cuda.pth", move)
+    assert_equals_torch(path)
+    assert torch_files.read(path)["weight"].shape == (1, 768)
+
+
+# ------------------------------------------------------------------------ hostile files
+
+
+class Evil:
+    def __init__(self, what):
+        self.what = what
+
+    def __reduce__(self):
+        return self.what
+
+
+class Attributes:
+    """Pickled as an object whose attributes are set by BUILD."""
+
+    def __reduce__(self):
+        return (list, (), {"x": 1})
+
+
+def program(*, size=(2,), stride=(1,), offset=0, kind="FloatStorage", count=4, key="0"):
+    """The pickle of {"w": a tensor}, of numbers that torch would not write."""
+
+    class Persistent(tuple):
+        pass
+
+    class Name:
+        def __init__(self, module, name):
+            self.module, self.name = module, name
+
+    storage = Persistent(("storage", Name("torch", kind), key, "cpu", count))
+    buffer = io.BytesIO()
+
+    class Pickler(pickle._Pickler):  # the one in Python, whose opcodes can be chosen
+        def persistent_id(self, thing):
+            return tuple(thing) if isinstance(thing, Persistent) else None
+
+        def save(self, thing, save_persistent_id=True):
+            if isinstance(thing, Name):
+                line = f"{thing.module}\n{thing.name}\n".encode()
+                self.write(pickle.GLOBAL + line)
+                return
+            super().save(thing, save_persistent_id)
+
+    pickler = Pickler(buffer, protocol=2)
+    pickler.write(pickle.PROTO + b"\x02" + pickle.EMPTY_DICT)
+    pickler.save("w")
+    pickler.save(Name("torch._utils", "_rebuild_tensor_v2"))
+    pickler.save((storage, offset, size, stride, False, None))
+    pickler.write(pickle.REDUCE + pickle.SETITEM + pickle.STOP)
+    return buffer.getvalue()
+
+
+def archive(path, pickled, data=b"\0" * 16, **options):
+    with zipfile.ZipFile(path, "w", **options) as f:
+        f.writestr("a/data.pkl", pickled)
+        f.writestr("a/data/0", data)
+    return path
+
+
+def test_the_honest_program_is_read(tmp_path):
+    data = np.arange(4, dtype=np.float32).tobytes()
+    path = archive(tmp_path / "x.pth", program(size=(2, 1), stride=(2, 5)), data)
+    np.testing.assert_array_equal(torch_files.read(path)["w"], [[0], [2]])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (dict(size=(5,)), "reaches beyond its storage of 4"),
+        (dict(size=(2,), stride=(4,)), "reaches beyond"),
+        (dict(size=(1,), offset=4), "reaches beyond"),
+        (dict(size=(10**30,), stride=(0,)), "bytes or more"),
+        (dict(size=(2**40,), stride=(0,)), "bytes or more"),
+        (dict(size=(2,), stride=(-1,), offset=1), "with the numbers"),
+        (dict(offset=-1), "with the numbers"),
+        (dict(size=(-2,)), "with the numbers"),
+        (dict(size=(True,)), "with the numbers"),
+        (dict(size=(2.0,)), "the instruction BINFLOAT"),
+        (dict(size="ab"), "with the numbers"),
+        (dict(size=(2, 2), stride=(1,)), "has sizes"),
+        (dict(size=(1,) * 33, stride=(1,) * 33), "has sizes"),
+        (dict(size=(0, 2**62, 2**62), stride=(1, 1, 1)), "has sizes"),
+        (dict(count=5), "has 16 bytes, not 5 numbers"),
+        (dict(count=10**30), "has 16 bytes"),
+        (dict(count=-4), "has the storage"),
+        (dict(kind="QInt8Storage"), "names 'torch QInt8Storage'"),
+        (dict(kind="BoolStorage", count=16), "neither 0 nor 1"),
+        (dict(key="../../etc/passwd"), "is missing"),
+        (dict(key=7), "has the storage"),
+    ],
+)
+def test_numbers_that_lie_are_refused(tmp_path, options, words):
+    path = archive(tmp_path / "x.pth", program(**options), b"\x02" * 16)
+    with pytest.raises(ValueError, match=f"x.pth: .*{words}"):
+        torch_files.read(path)
+
+
+@pytest.mark.parametrize(
+    ("pickled", "words"),
+    [
+        (pickle.dumps(Evil((os.system, ("touch HACKED",))), 2), "may be hostile"),
+        (pickle.dumps({"w": Evil((eval, ("1",)))}, 2), "may be hostile"),
+        (pickle.dumps(Evil((getattr, ("x", "y"))), 2), "may be hostile"),
+        (pickle.dumps(Attributes(), 2), "may be hostile"),
+        (b"\x80\x02" + b"cbuiltins\nexec\n.", "names 'builtins exec'"),
+        (b"\x80\x02(S'id'\nios\nsystem\n.", "the instruction STRING"),
+        (b"\x80\x02(ios\nsystem\n.", "the instruction INST"),
+        (b"\x80\x02ctorch FloatStorage\n\n.", "names|damaged"),
+        (b"\x80\x02ctorch\nFloatStorage\n}b.", "sets attributes"),
+        (b"\x80\x02ctorch\nFloatStorage\n)R.", "calls torch FloatStorage"),
+        (b"\x80\x02ccollections\nOrderedDict\n(K\x01tR.", "calls collections"),
+        (b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n)R.", "calls torch._utils"),
+        (pickle.dumps({"w": 1}, 2), "'w' is 1, not a tensor"),
+        (pickle.dumps({1: 1}, 2), "a key is 1"),
+        (pickle.dumps([1], 2), "the instruction EMPTY_LIST"),
+        (pickle.dumps(1, 2), "it holds 1"),
+        (pickle.dumps({"w": 1}, 4), "protocol 4"),
+        (pickle.dumps("x" * 99, 2)[:-20], "damaged|expected|pickle"),
+        (b"\x80\x02}q\x00h\x00h\x00s.", "damaged|a key is a dictionary"),
+        (b"\x80\x02h\x05.", "damaged: KeyError"),
+        (b"\x80\x020.", "the instruction POP"),
+        (b"\x80\x02u.", "damaged"),
+        (b"\x80\x02((.", "damaged"),
+        (b"", "pickle|damaged"),
+        (b"\x80\x02" + b")" + b"\x85" * 5000 + b".", "it holds"),
+        (b"\x80\x02\x8a\xff" + b"\x7f" * 255 + b".", "more than 60 digits"),
+    ],
+)
+def test_programs_that_do_more_are_refused(tmp_path, monkeypatch, pickled, words):
+    monkeypatch.chdir(tmp_path)
+    path = archive(tmp_path / "x.pth", pickled)
+    with pytest.raises(ValueError, match=f"x.pth: .*({words})"):
+        torch_files.read(path)
+    assert [p.name for p in tmp_path.iterdir()] == ["x.pth"], "nothing ran"
+
+
+def test_the_same_name_twice_is_refused(tmp_path):
+    own = program()[2:-1]  # {"w": tensor} without PROTO and STOP
+    twice = own[1:].replace(pickle.EMPTY_DICT, b"", 1)
+    path = archive(tmp_path / "x.pth", b"\x80\x02" + own + twice + b".")
+    with pytest.raises(ValueError, match="it names 'w' twice|damaged"):
+        torch_files.read(path)
+
+
+def test_archives_that_lie_are_refused(tmp_path):
+    good = archive(tmp_path / "good.pth", program())
+    assert list(torch_files.read(good)) == ["w"]
+
+    def refused(path, words):
+        with pytest.raises(ValueError, match=f"{path.name}: .*{words}"):
+            torch_files.read(path)
+
+    bomb = archive(
+        tmp_path / "bomb.pth",
+        program(count=2**22),
+        bytes(2**24),
+        compression=zipfile.ZIP_DEFLATED,
+    )
+    assert bomb.stat().st_size < 2**16
+    refused(bomb, "compressed or encrypted")
+    with pytest.warns(UserWarning, match="Duplicate name"):
+        double = rewritten(good, tmp_path / "double.pth", **{"a/data/0": bytes(16)})
+    refused(double, "two entries have the same name")
+    refused(rewritten(good, tmp_path / "two.pth", **{"b/data.pkl": b""}), "2 entries")
+    big = rewritten(good, tmp_path / "big.pth", **{"a/byteorder": b"big"})
+    refused(big, "little-endian")
+    empty = tmp_path / "empty.pth"
+    with zipfile.ZipFile(empty, "w") as f:
+        f.writestr("x", b"")
+    refused(empty, "0 entries named")
+    cut = tmp_path / "cut.pth"
+    cut.write_bytes(good.read_bytes()[:60])
+    refused(cut, "not a zip archive")
+    damaged = bytearray(good.read_bytes())
+    damaged[damaged.index(b"\x80\x02}") + 5] ^= 0xFF
+    (tmp_path / "crc.pth").write_bytes(damaged)
+    refused(tmp_path / "crc.pth", "")
+    old = tmp_path / "old.pth"
+    torch.save({"w": torch.zeros(2)}, old, _use_new_zipfile_serialization=False)
+    refused(old, "not a zip archive as torch.save writes since")
+    with pytest.raises(ValueError, match="no weights .*none.pth"):
+        torch_files.read(tmp_path / "none.pth")
+
+
+def test_many_copies_of_one_storage_are_refused(tmp_path):
+    shared = torch.randn(10_000)
+    torch.save({f"w{i}": shared for i in range(100)}, tmp_path / "many.pth")
+    with pytest.raises(ValueError, match="bytes or more in a file of"):
+        torch_files.read(tmp_path / "many.pth")
