@@ -13,6 +13,15 @@ from typing import Any
 from item_jax import files as files_lib
 from item_jax.choices import nearest
 
+# Far above any tower: the largest published one, bigG, has 48 layers of width 1664, the
+# largest vocabulary 901,629 words. What is larger is damage, and is refused before
+# anything is allocated.
+MOST_LAYERS = 200
+MOST_WIDTH = 2**17
+MOST_PIXELS = 2**13
+MOST_TOKENS = 2**16
+MOST_WORDS = 2**22
+
 # A value of `check_keys` that allows everything.
 ANY = object()
 
@@ -106,6 +115,28 @@ def number(row: Mapping[str, Any], key: str, where: str, *, most: float) -> floa
             f"{where}: {key!r} is {found}; expected a number above 0, at most {most:g}"
         )
     return value
+
+
+def heads(row: Mapping[str, Any], key: str, width: int, where: str) -> int:
+    """Returns the number of heads of an attention.
+
+    Raises:
+      ValueError: if they do not divide `width`.
+    """
+    count = size(row, key, where, most=width)
+    if width % count:
+        raise ValueError(f"{where}: {count} heads do not divide the width {width}")
+    return count
+
+
+def view_and_patch(row: Mapping[str, Any], where: str) -> tuple[int, int]:
+    """Returns `image_size` and `patch_size`, in pixels.
+
+    Raises:
+      ValueError: if a patch does not fit into a view.
+    """
+    side = size(row, "image_size", where, most=MOST_PIXELS)
+    return side, size(row, "patch_size", where, most=side)
 
 
 def channels(

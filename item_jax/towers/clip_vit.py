@@ -23,6 +23,7 @@ from item_jax.towers.checkpoint import CheckpointFiles
 from item_jax.towers.checks import part
 from item_jax.towers.clip_vit_config import Config, digest_text, read_config
 from item_jax.towers.clip_vit_keys import LAYOUTS
+from item_jax.towers.patches import normalised, patch_rows
 from item_jax.towers.transformer import LayerNorm, dense, pooled_blocks
 
 __all__ = [
@@ -59,14 +60,9 @@ class VisionTower(nn.Module):
     def __call__(self, views: jax.Array) -> jax.Array:
         """Maps uint8 views `[B, S, S, 3]` to embeddings `[B, D]`, un-normalised."""
         c, width = self.config, self.config.vision.width
-        mean = jnp.asarray(c.image_mean, jnp.float32).reshape(1, 1, 1, 3)
-        std = jnp.asarray(c.image_std, jnp.float32).reshape(1, 1, 1, 3)
-        x = ((views.astype(jnp.float32) / 255.0 - mean) / std).astype(self.dtype)
-        # A convolution whose stride is its size is a matrix product over patches.
-        p, side = c.patch_size, c.image_size // c.patch_size
-        batch = x.shape[0]
-        x = x[:, : side * p, : side * p].reshape(batch, side, p, side, p, 3)
-        x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, side * side, p * p * 3)
+        side, batch = c.image_size // c.patch_size, views.shape[0]
+        x = normalised(views, c.image_mean, c.image_std, self.dtype)
+        x = patch_rows(x, c.patch_size)
         x = dense(width, self.dtype, name="patch_embedding", use_bias=False)(x)
         normal = nn.initializers.normal(0.02)
         cls = self.param("class_embedding", normal, (width,), self.dtype)
