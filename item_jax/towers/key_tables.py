@@ -104,8 +104,11 @@ def open_clip_text(prefix: str = "") -> KeyTable:
     }
 
 
-# Buffers and scalars that old files carry beside the weights.
-IGNORED = r".*\.position_ids|attn_mask|input_resolution|context_length|vocab_size"
+# What is no parameter of an embedding: buffers and scalars of old files, and the bias
+# that sigmoid losses add to the logits.
+IGNORED = (
+    r".*\.position_ids|attn_mask|input_resolution|context_length|vocab_size|logit_bias"
+)
 
 # ---- Configuration keys that change no embedding ------------------------------------
 
@@ -174,7 +177,7 @@ OPEN_CLIP_MODEL = ("embed_dim", "quick_gelu", "vision_cfg", "text_cfg")
 OPEN_CLIP_MODEL_HARMLESS: dict[str, Any] = {
     "cast_dtype": (None,),
     "custom_text": (False,),
-    "init_logit_bias": (None,),
+    "init_logit_bias": ANY,
     "init_logit_scale": ANY,
     "nonscalar_logit_scale": ANY,
     "output_dict": ANY,
