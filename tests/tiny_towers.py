@@ -32,13 +32,21 @@ def shake(model: torch.nn.Module, seed: int = 0) -> None:
 
 
 def save_word_tokenizer(
-    folder: Path, *, specials: list[str], eos: str, pad: str, start: str = "", **facts
+    folder: Path,
+    *,
+    specials: list[str],
+    eos: str,
+    pad: str,
+    start: str = "",
+    rows: int = 0,
+    **facts,
 ) -> PreTrainedTokenizerFast:
-    """Writes a tokenizer of one token a word and a character, `eos` at the end."""
+    """Writes a tokenizer of one token a word and a character, `eos` at the end; with
+    unused tokens up to `rows` of them."""
     characters = [chr(c) for c in range(33, 127)]
-    vocab = {
-        w: i for i, w in enumerate(dict.fromkeys([*specials, *WORDS, *characters]))
-    }
+    names = dict.fromkeys([*specials, *WORDS, *characters])
+    names |= dict.fromkeys(f"unused{i}" for i in range(len(names), rows))
+    vocab = {name: i for i, name in enumerate(names)}
     made = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token="<unk>"))
     made.normalizer = normalizers.NFKC()
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

@@ -23,6 +23,7 @@ from item_jax.towers.checkpoint import CheckpointFiles
 from item_jax.towers.checks import part
 from item_jax.towers.clip_vit_config import Config, digest_text, read_config
 from item_jax.towers.clip_vit_keys import LAYOUTS
+from item_jax.towers.outputs import EMBEDDING, joined
 from item_jax.towers.patches import normalised, patch_rows
 from item_jax.towers.transformer import LayerNorm, dense, pooled_blocks
 
@@ -34,6 +35,7 @@ __all__ = [
     "encode_image",
     "encode_text",
     "encoder",
+    "image_outputs",
     "load_tokenizer",
     "pad_tokens",
     "param_shapes",
@@ -151,13 +153,29 @@ def encode_text(
     return embeddings.astype("float32")
 
 
+def image_outputs(config: Config) -> dict[str, tuple[int, ...]]:
+    """Returns the outputs of the image tower, see `outputs.py`, and their shapes."""
+    c = config.vision
+    return {
+        EMBEDDING: (config.embed_dim,),
+        "pooled": (c.width,),
+        "class_tokens": (c.layers, c.width),
+    }
+
+
 def encoder(
-    tower: str, *, config: Config, dtype: Any, device: jax.Device
+    tower: str,
+    *,
+    config: Config,
+    dtype: Any,
+    device: jax.Device,
+    outputs: Sequence[str] = (EMBEDDING,),
 ) -> Callable[[Any, jax.Array], jax.Array]:
     """Returns the "vision" or "text" tower as `fn(params, rows)`, for a device.
 
     Texts are short (16 tokens, mostly), and their attention is always written out;
-    that of the views is what suits the device.
+    that of the views is what suits the device. Several `outputs` of the image tower
+    come side by side, see `outputs.joined`.
     """
     if tower == "text":
         return functools.partial(encode_text, config=config, dtype=dtype)
@@ -167,6 +185,9 @@ def encoder(
         dtype,
         (side * side + 1, c.heads, c.width // c.heads),
     )
+    if tuple(outputs) != (EMBEDDING,):
+        module = VisionTower(config, dtype, attention)
+        return functools.partial(joined, module, outputs=tuple(outputs))
     return functools.partial(
         encode_image, config=config, dtype=dtype, attention=attention
     )

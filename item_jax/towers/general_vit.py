@@ -3,8 +3,8 @@ size), CLIPA, MetaCLIP 2.
 
 All are pre-LayerNorm transformers. They differ in how a sequence is pooled, in what
 surrounds the blocks, in whether the text tower is causal, and in how texts are cleaned
-and tokenised. All of that is in the configuration (`general_vit_config.py`);
-`general_vit_keys.py` says where each parameter is in the files.
+and tokenised. All of that is in `general_vit_config.Config`, which
+`general_vit_files.py` reads; `general_vit_keys.py` says where each parameter is.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from item_jax.towers.general_vit_config import (
     Config,
     VisionConfig,
     digest_text,
-    read_config,
 )
+from item_jax.towers.general_vit_files import read_config
 from item_jax.towers.general_vit_keys import LAYOUTS
+from item_jax.towers.outputs import EMBEDDING, joined
 from item_jax.towers.patches import normalised, patch_rows
 from item_jax.towers.pooling import attend_once
 from item_jax.towers.text_cleaning import CLEANINGS
@@ -49,6 +50,7 @@ __all__ = [
     "encode_image",
     "encode_text",
     "encoder",
+    "image_outputs",
     "load_tokenizer",
     "pad_tokens",
     "param_shapes",
@@ -217,19 +219,42 @@ def encode_text(
     return embeddings.astype("float32")
 
 
+def image_outputs(config: Config) -> dict[str, tuple[int, ...]]:
+    """Returns the outputs of the image tower, see `outputs.py`, and their shapes.
+
+    SigLIP has neither a projection nor a class token: its embedding is all there is.
+    """
+    c = config.vision
+    found: dict[str, tuple[int, ...]] = {EMBEDDING: (config.embed_dim,)}
+    if c.pool == "class" or c.ln_after_pool:  # the last LayerNorm is of the pooled
+        found["pooled"] = (c.transformer.width,)
+    if c.class_token:
+        found["class_tokens"] = (c.transformer.layers, c.transformer.width)
+    return found
+
+
 def encoder(
-    tower: str, *, config: Config, dtype: Any, device: jax.Device
+    tower: str,
+    *,
+    config: Config,
+    dtype: Any,
+    device: jax.Device,
+    outputs: Sequence[str] = (EMBEDDING,),
 ) -> Callable[[Any, jax.Array], jax.Array]:
-    """Returns the "vision" or "text" tower as `fn(params, rows)`, for a device."""
+    """Returns the "vision" or "text" tower as `fn(params, rows)`, for a device.
+
+    Several `outputs` of the image tower come side by side, see `outputs.joined`.
+    """
     if tower == "text":
         return functools.partial(encode_text, config=config, dtype=dtype)
     c = config.vision.transformer
     shape = (config.vision.tokens, c.heads, c.width // c.heads)
+    attention = preferred(device, dtype, shape)
+    if tuple(outputs) != (EMBEDDING,):
+        module = VisionTower(config, dtype, attention)
+        return functools.partial(joined, module, outputs=tuple(outputs))
     return functools.partial(
-        encode_image,
-        config=config,
-        dtype=dtype,
-        attention=preferred(device, dtype, shape),
+        encode_image, config=config, dtype=dtype, attention=attention
     )
 
 
