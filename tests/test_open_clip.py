@@ -77,3 +77,19 @@ def test_parity_with_open_clip(name, references, tmp_path):
                 assert np.abs(a - b).max() <= 1e-5, key
             else:
                 assert (a * b).sum(-1).min() >= 0.999, key
+
+
+@pytest.mark.slow
+def test_how_many_tags_of_open_clip_are_read(references):
+    """Their configurations; that a family computes the same is tested above."""
+    script = TESTS.parent / "scripts" / "describe_checkpoint.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "--open-clip"],
+        env=references,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == (
+        "134 of 196 tags are read (clip_resnet 16, clip_vit 80, general_vit 38, none 62)"
+    )
