@@ -1,8 +1,8 @@
 import json
 
-import describe_checkpoint
 import pytest
 
+import describe_checkpoint
 from item_jax import testing
 
 
@@ -24,7 +24,7 @@ def test_a_checkpoint_that_loads(tiny_clip, monkeypatch, capsys):
     assert facts["tokenizer"] == "CLIPTokenizer"
     assert facts["weights"] == "model.safetensors"
     assert facts["tensors"].startswith("all there")
-    assert facts["would"] == "load  yes"
+    assert facts["would"].split() == ["load", "yes"]
 
 
 def test_a_guess_and_a_refusal(tiny_clip, tmp_path, monkeypatch, capsys):
@@ -39,7 +39,7 @@ def test_a_guess_and_a_refusal(tiny_clip, tmp_path, monkeypatch, capsys):
     path.write_text(json.dumps(raw))
     status, facts = described(monkeypatch, capsys, folder)
     assert status == 1
-    assert facts["would"].startswith("load  no: ") and "'sparkle': 1" in facts["would"]
+    assert "no: " in facts["would"] and "'sparkle': 1" in facts["would"]
 
 
 def test_options_that_contradict(monkeypatch, capsys):
