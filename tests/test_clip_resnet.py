@@ -1,4 +1,4 @@
-"""The configurations of CLIP ResNets; their numbers are compared in test_open_clip.py."""
+"""Configurations of CLIP ResNets; test_open_clip.py compares their numbers."""
 
 import json
 
