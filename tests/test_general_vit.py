@@ -243,6 +243,17 @@ def test_a_token_beyond_the_vocabulary_names_the_text(copy):
         towers.encode_text(["a dog", "a zebra"])
 
 
+def test_a_tokenizer_without_its_eos_is_a_warning(copy):
+    folder = copy("siglip_2")
+    raw = json.loads((folder / "tokenizer.json").read_text())
+    raw["post_processor"] = None
+    (folder / "tokenizer.json").write_text(json.dumps(raw))
+    with pytest.warns(
+        UserWarning, match="ends a text with token 4, not with its EOS 1"
+    ):
+        load_towers(folder)
+
+
 def test_a_damaged_tokenizer_names_the_file(copy):
     folder = copy("metaclip_2")
     (folder / "tokenizer.json").write_text('{"model": 3}')

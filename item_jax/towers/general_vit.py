@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -319,6 +320,12 @@ def load_tokenizer(files: CheckpointFiles, config: Config) -> Any:
             f"{source}: the tokenizer ends a text with token {tokens[-1:]}, its EOS is "
             f"{eos}, but the configuration pools at {c.eos_token_id}: they are not of "
             "one model"
+        )
+    if tokens[-1] not in (eos, getattr(tokenizer, "sep_token_id", None)):
+        warnings.warn(
+            f"{source}: its tokenizer ends a text with token {tokens[-1]}, not with its "
+            f"EOS {eos}, which SigLIP was trained with",
+            stacklevel=2,
         )
     if size < LEAST_FILLED * c.vocab_size or max(tokens) >= c.vocab_size:
         raise ValueError(

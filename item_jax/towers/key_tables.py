@@ -143,8 +143,8 @@ HF_HARMLESS: dict[str, Any] = dict.fromkeys(
     "quantization_config": (None,),
 }
 
-# `preprocessor_config.json`, or `image_processor` in `processor_config.json`. Of how
-# views are resized `item_jax.views` has a choice of its own, see `geometry.py`.
+# `preprocessor_config.json`, or `image_processor` in `processor_config.json`, which
+# `preprocessing.py` reads.
 HF_PREPROCESSOR = (
     "image_mean",
     "image_std",
