@@ -248,9 +248,7 @@ def test_a_tokenizer_without_its_eos_is_a_warning(copy):
     raw = json.loads((folder / "tokenizer.json").read_text())
     raw["post_processor"] = None
     (folder / "tokenizer.json").write_text(json.dumps(raw))
-    with pytest.warns(
-        UserWarning, match="ends a text with token 4, not with its EOS 1"
-    ):
+    with pytest.warns(UserWarning, match="with token 4, not with its EOS 1"):
         load_towers(folder)
 
 

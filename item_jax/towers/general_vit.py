@@ -323,8 +323,8 @@ def load_tokenizer(files: CheckpointFiles, config: Config) -> Any:
         )
     if tokens[-1] not in (eos, getattr(tokenizer, "sep_token_id", None)):
         warnings.warn(
-            f"{source}: its tokenizer ends a text with token {tokens[-1]}, not with its "
-            f"EOS {eos}, which SigLIP was trained with",
+            f"{source}: its tokenizer ends a text with token {tokens[-1]}, not with "
+            f"its EOS {eos}, which SigLIP was trained with",
             stacklevel=2,
         )
     if size < LEAST_FILLED * c.vocab_size or max(tokens) >= c.vocab_size:
