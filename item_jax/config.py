@@ -81,8 +81,9 @@ FIELDS: dict[str, Field] = {
     # ---- views
     "views.geometry": Field(
         "item",
-        "of the whole image: `item` center-crops (ITEM IV-A), `clip` resizes first",
-        ("item", "clip"),
+        "of the whole image: `item` center-crops (ITEM IV-A), `clip` resizes first, "
+        "`squash` and `squash_bilinear` resize both sides as SigLIP does",
+        ("item", "clip", "squash", "squash_bilinear"),
     ),
     "views.object_crop": Field(
         "cover",

@@ -220,6 +220,24 @@ def check_perturbation(facts: dict[str, Any], config: ConfigDict) -> list[str]:
     return notices
 
 
+def geometry_notice(towers: Any, config: ConfigDict) -> list[str]:
+    """Says where whole images are resized in another way than in the towers' training.
+
+    ITEM's own geometry, a plain centre crop, resizes nothing and is never noted.
+
+    Args:
+      towers: the CLIP model; its `geometry` may be unknown.
+      config: `views`.
+    """
+    theirs, ours = getattr(towers, "geometry", ""), config.views.geometry
+    if ours in ("item", theirs) or not theirs:
+        return []
+    return [
+        f"images are resized by {ours!r}, the towers were trained with {theirs!r} "
+        f"(--config.views.geometry={theirs})"
+    ]
+
+
 def _counted(images: Iterable[ImageViews], bar: Any) -> Iterator[ImageViews]:
     for image in images:
         yield image

@@ -9,7 +9,8 @@ Pillow and NumPy only, so that PyTorch programs see exactly the same pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image
@@ -75,6 +76,27 @@ def resize_center_crop(image: np.ndarray, size: int) -> np.ndarray:
     return np.array(resized.crop((left, top, left + size, top + size)))
 
 
+def squash(
+    image: np.ndarray, size: int, *, resample: int = Image.Resampling.BICUBIC
+) -> np.ndarray:
+    """Resizes both sides to `size`, whatever the shape: the `squash` geometry.
+
+    What SigLIP, DFN and CLIPA were trained on; pixel for pixel what transformers'
+    Pillow image processor of SigLIP does. `squash_bilinear` is the same with another
+    filter, which SigLIP 2 and CLIPA have.
+
+    Args:
+      image: uint8 [H, W, 3].
+      size: side of the view in pixels.
+      resample: a filter of Pillow.
+
+    Returns:
+      uint8 [size, size, 3].
+    """
+    check_image(image)
+    return np.array(Image.fromarray(image).resize((size, size), resample))
+
+
 def letterbox(image: np.ndarray, size: int) -> np.ndarray:
     """Resizes the long side to `size` (bicubic) and centres the whole on black.
 
@@ -88,7 +110,12 @@ def letterbox(image: np.ndarray, size: int) -> np.ndarray:
     return center_crop(np.asarray(resized), size)
 
 
-GEOMETRIES = {"item": center_crop, "clip": resize_center_crop}
+GEOMETRIES: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
+    "item": center_crop,
+    "clip": resize_center_crop,
+    "squash": squash,
+    "squash_bilinear": functools.partial(squash, resample=Image.Resampling.BILINEAR),
+}
 """How the whole image becomes a view; `item` is the paper's."""
 
 CROPS = {"cover": resize_center_crop, "pad": letterbox}

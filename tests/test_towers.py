@@ -13,11 +13,12 @@ from safetensors.numpy import load_file, save_file
 from transformers import CLIPModel
 
 from item_jax import testing
-from item_jax.towers import clip_vit, clip_vit_keys
-from item_jax.towers import towers as towers_lib
+from item_jax.towers import clip_vit, key_tables
+from item_jax.towers import families as families_lib
 from item_jax.towers.checkpoint import WITH_SAFETENSORS
 from item_jax.towers.clip_vit import TEXT_BUCKETS
-from item_jax.towers.towers import families, load_towers
+from item_jax.towers.families import families
+from item_jax.towers.towers import load_towers
 from item_jax.towers.transformer import TransformerConfig
 
 TEXTS = [
@@ -138,8 +139,8 @@ def test_the_tables_name_every_parameter(size, layout):
         embed_dim=s["embed_dim"],
         image_size=s.get("size", 224),
         patch_size=s["patch"],
-        image_mean=clip_vit_keys.CLIP_MEAN,
-        image_std=clip_vit_keys.CLIP_STD,
+        image_mean=key_tables.CLIP_MEAN,
+        image_std=key_tables.CLIP_STD,
         context_length=77,
         vocab_size=49408,
         eos_token_id=49407,
@@ -223,8 +224,10 @@ def test_checkpoints_that_cannot_be_read(tiny_clip, tmp_path):
         ValueError, match="pytorch_model.bin.*not loaded.*save_pretrained"
     ):
         load_towers(tmp_path)
-    (tmp_path / "config.json").write_text('{"model_type": "siglip"}')
-    with pytest.raises(ValueError, match="model_type 'siglip'; no family.*clip_vit"):
+    (tmp_path / "config.json").write_text('{"model_type": "blip"}')
+    with pytest.raises(
+        ValueError, match="model_type 'blip'; no family.*clip_vit.*is read: CLIP ViTs"
+    ):
         load_towers(tmp_path)
 
 
@@ -396,16 +399,54 @@ def test_embeddings_that_are_not_finite_stop(tiny_clip, towers):
 
 
 def test_the_families_are_found():
-    assert list(families()) == ["clip_vit"]
+    assert list(families()) == ["clip_resnet", "clip_vit", "general_vit"]
 
 
 def test_the_readme_names_all_that_a_family_needs():
     folder = Path(__file__).parent.parent / "item_jax" / "towers"
     readme = (folder / "README.md").read_text()
-    for name in towers_lib.FAMILY_NEEDS:
+    for name in families_lib.FAMILY_NEEDS:
         assert f"| `{name}" in readme
-    for file in Path(towers_lib.__file__).parent.glob("[a-z]*.py"):
+    for file in Path(families_lib.__file__).parent.glob("[a-z]*.py"):
         assert f"`{file.name}`" in readme
+
+
+def test_the_outputs_of_the_image_tower(tiny_clip, towers):
+    """The class token behind ln_2 of each block, as RINE, and before the projection."""
+    model, views = CLIPModel.from_pretrained(tiny_clip[0]).eval(), random_views(3, 32)
+    seen = []
+    for layer in model.vision_model.encoder.layers:
+        layer.layer_norm2.register_forward_hook(
+            lambda module, inputs, out: seen.append(out[:, 0].numpy())
+        )
+    model.vision_model.post_layernorm.register_forward_hook(
+        lambda module, inputs, out: seen.append(out.numpy())
+    )
+    embedding = torch_image(model, views, towers.config)
+    assert towers.image_outputs == {
+        "embedding": (32,),
+        "pooled": (64,),
+        "class_tokens": (3, 64),
+    }
+    names = ["class_tokens", "embedding", "pooled"]
+    for mode in ("jit", "pmap"):
+        found = towers.encode_image(views, outputs=names, batch_size=8, mode=mode)
+        assert list(found) == names
+        tokens = np.stack(seen[:3], axis=1)
+        np.testing.assert_allclose(found["class_tokens"], tokens, atol=1e-5)
+        np.testing.assert_allclose(found["pooled"], seen[3], atol=1e-5)
+        np.testing.assert_allclose(found["embedding"], embedding, atol=1e-5)
+    alone = towers.encode_image(views, outputs=["embedding"])["embedding"]
+    np.testing.assert_array_equal(alone, towers.encode_image(views))
+    none = towers.encode_image(views[:0], outputs=names)
+    assert none["class_tokens"].shape == (0, 3, 64)
+
+
+@pytest.mark.parametrize("outputs", ["pooled", [], ["pool"]])
+def test_outputs_that_are_refused(towers, outputs):
+    words = "mean 'pooled'" if outputs == ["pool"] else "a list of names"
+    with pytest.raises(ValueError, match=words):
+        towers.encode_image(random_views(1, 32), outputs=outputs)
 
 
 def test_a_family_is_chosen_by_name(tiny_clip, towers):

@@ -127,6 +127,28 @@ def test_resize_center_crop_is_transformers_large(hugging_face):
         np.testing.assert_array_equal(view, hugging_face(enlarged, size))
 
 
+@pytest.mark.parametrize("name, filter", [("squash", 3), ("squash_bilinear", 2)])
+def test_squash_is_that_of_siglip_in_transformers(name, filter):
+    from transformers import SiglipImageProcessorPil
+
+    for height, width, size in ((427, 640, 224), (100, 333, 256), (3, 640, 32)):
+        image = CHINA[:height, :width]
+        made = SiglipImageProcessorPil(
+            do_rescale=False,
+            do_normalize=False,
+            size={"height": size, "width": size},
+            resample=filter,
+        )(
+            Image.fromarray(image),
+            return_tensors="np",
+            input_data_format="channels_last",
+        )
+        expected = np.moveaxis(np.asarray(made["pixel_values"][0]), 0, -1)
+        view = global_view(image, size, geometry=name)
+        assert view.dtype == np.uint8
+        np.testing.assert_array_equal(view, expected)
+
+
 def test_the_two_rules_of_cropping_differ():
     image = CHINA[:224, :227]
     assert not np.array_equal(resize_center_crop(image, 224), center_crop(image, 224))

@@ -42,7 +42,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.split:
         data = of_split(data, arguments.split)
 
-    from item_jax.embed import check_perturbation, embed_records
+    from item_jax.embed import (
+        check_perturbation,
+        embed_records,
+        geometry_notice,
+    )
     from item_jax.sharding import (
         barrier,
         enable_compilation_cache,
@@ -53,6 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     notices = check_perturbation(facts(data), c)
     enable_compilation_cache()
     towers = load_towers(c.tower, c.dtype, family=c.tower_family)
+    notices += geometry_notice(towers, c)
     start = time.perf_counter()
     cache = embed_records(
         data, towers, c, folder=folder, retry_failed=arguments.retry_failed

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from item_jax import files as files_lib
 from item_jax.choices import nearest
+from item_jax.towers.checks import open_clip_kind
 
 # The same weights as safetensors, for repositories that may have pickles only.
 WITH_SAFETENSORS = {
@@ -34,11 +35,9 @@ SMALL_FILES = ("*.json", "*.txt", "*.model")
 # safetensors' names of the dtypes that weights may be stored in.
 FLOATING = ("F64", "F32", "F16", "BF16")
 
-# Path in the parameter tree -> (key or keys in the file, layout function). `{i}` runs
-# over the layers; several keys are joined along the last axis.
-KeyTable = Mapping[
-    str, tuple[str | tuple[str, ...], Callable[[np.ndarray], np.ndarray]]
-]
+# Path in the parameter tree -> (key or keys in the file, layout function of as many
+# tensors). `{i}` runs over the layers.
+KeyTable = Mapping[str, tuple[str | tuple[str, ...], Callable[..., np.ndarray]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +52,8 @@ class Layout:
       keys: where each parameter is in the weight files.
       ignored: regular expression of tensors that are no parameters.
       model_type: what the configuration's `model_type` must be; "" if it has none.
+      open_clip_kinds: what an open_clip configuration must describe, in the words of
+        `checks.open_clip_kind`; () if it is none of open_clip's.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Layout:
     keys: KeyTable
     ignored: str = ""
     model_type: str = ""
+    open_clip_kinds: tuple[str, ...] = ()
 
 
 class CheckpointFiles:
@@ -113,7 +115,10 @@ class CheckpointFiles:
 
     def _fits(self, layout: Layout) -> bool:
         raw = self.json(layout.config)
-        return raw is not None and layout.model_type in ("", raw.get("model_type"))
+        if raw is None or layout.model_type not in ("", raw.get("model_type")):
+            return False
+        kinds = layout.open_clip_kinds
+        return not kinds or open_clip_kind(raw) in kinds
 
     def _weights_name(self, layout: Layout) -> str | None:
         for name in layout.weights:
@@ -282,8 +287,7 @@ def read_params(
             continue
         parts = [_tensor(where[n], n, source) for n in names]
         try:
-            laid_out = [arrange(t) for t in parts]
-            value = laid_out[0] if len(parts) == 1 else np.concatenate(laid_out, -1)
+            value = arrange(*parts)
         except ValueError:  # of another rank than a weight of this kind has
             value = parts[0]
         found = " + ".join(f"{n} {list(t.shape)}" for n, t in zip(names, parts))

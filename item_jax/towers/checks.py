@@ -7,11 +7,27 @@ What makes no sense, and what could change an embedding and is not understood, i
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from item_jax import files as files_lib
 from item_jax.choices import nearest
+
+# Far above any tower: the largest published one, bigG, has 48 layers of width 1664, the
+# largest vocabulary 901,629 words. What is larger is damage, and is refused before
+# anything is allocated.
+MOST_LAYERS = 200
+MOST_WIDTH = 2**17
+MOST_PIXELS = 2**13
+MOST_TOKENS = 2**16
+MOST_WORDS = 2**22
+
+# timm's names of SigLIP's image towers, which open_clip's files give.
+TIMM_SIGLIP = (
+    r"vit_(?P<size>base|large|so400m|giantopt)_patch(?P<patch>\d{1,3})"
+    r"_siglip_(?P<side>\d{1,4})"
+)
 
 # A value of `check_keys` that allows everything.
 ANY = object()
@@ -108,6 +124,28 @@ def number(row: Mapping[str, Any], key: str, where: str, *, most: float) -> floa
     return value
 
 
+def heads(row: Mapping[str, Any], key: str, width: int, where: str) -> int:
+    """Returns the number of heads of an attention.
+
+    Raises:
+      ValueError: if they do not divide `width`.
+    """
+    count = size(row, key, where, most=width)
+    if width % count:
+        raise ValueError(f"{where}: {count} heads do not divide the width {width}")
+    return count
+
+
+def view_and_patch(row: Mapping[str, Any], where: str) -> tuple[int, int]:
+    """Returns `image_size` and `patch_size`, in pixels.
+
+    Raises:
+      ValueError: if a patch does not fit into a view.
+    """
+    side = size(row, "image_size", where, most=MOST_PIXELS)
+    return side, size(row, "patch_size", where, most=side)
+
+
 def channels(
     value: Any, key: str, where: str, *, positive: bool
 ) -> tuple[float, float, float]:
@@ -149,18 +187,20 @@ def open_clip_kind(raw: Mapping[str, Any]) -> str:
     vision, text = model.get("vision_cfg"), model.get("text_cfg")
     vision = vision if isinstance(vision, dict) else {}
     text = text if isinstance(text, dict) else {}
+    trunk = vision.get("timm_model_name")
     if model.get("multimodal_cfg"):
         return "CoCa"
-    if model.get("init_logit_bias") is not None:
-        return "SigLIP"
-    if vision.get("timm_model_name"):
-        return f"image tower of timm ({vision['timm_model_name']})"
     if text.get("hf_model_name"):
         return f"text tower of Hugging Face ({text['hf_model_name']})"
+    if trunk:
+        siglip = isinstance(trunk, str) and re.fullmatch(TIMM_SIGLIP, trunk)
+        return "SigLIP" if siglip else f"image tower of timm ({trunk})"
     if isinstance(vision.get("layers"), list):
         return "CLIP ResNet"
     if vision.get("no_ln_pre"):
         return "CLIPA"
     if model.get("custom_text"):
         return "CLIP with a text tower of its own (custom_text)"
+    if text.get("hf_tokenizer_name"):
+        return "CLIP ViT with another tokenizer"
     return "CLIP ViT"

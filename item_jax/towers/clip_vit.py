@@ -23,6 +23,8 @@ from item_jax.towers.checkpoint import CheckpointFiles
 from item_jax.towers.checks import part
 from item_jax.towers.clip_vit_config import Config, digest_text, read_config
 from item_jax.towers.clip_vit_keys import LAYOUTS
+from item_jax.towers.outputs import EMBEDDING, joined
+from item_jax.towers.patches import normalised, patch_rows
 from item_jax.towers.transformer import LayerNorm, dense, pooled_blocks
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "encode_image",
     "encode_text",
     "encoder",
+    "image_outputs",
     "load_tokenizer",
     "pad_tokens",
     "param_shapes",
@@ -59,14 +62,9 @@ class VisionTower(nn.Module):
     def __call__(self, views: jax.Array) -> jax.Array:
         """Maps uint8 views `[B, S, S, 3]` to embeddings `[B, D]`, un-normalised."""
         c, width = self.config, self.config.vision.width
-        mean = jnp.asarray(c.image_mean, jnp.float32).reshape(1, 1, 1, 3)
-        std = jnp.asarray(c.image_std, jnp.float32).reshape(1, 1, 1, 3)
-        x = ((views.astype(jnp.float32) / 255.0 - mean) / std).astype(self.dtype)
-        # A convolution whose stride is its size is a matrix product over patches.
-        p, side = c.patch_size, c.image_size // c.patch_size
-        batch = x.shape[0]
-        x = x[:, : side * p, : side * p].reshape(batch, side, p, side, p, 3)
-        x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, side * side, p * p * 3)
+        side, batch = c.image_size // c.patch_size, views.shape[0]
+        x = normalised(views, c.image_mean, c.image_std, self.dtype)
+        x = patch_rows(x, c.patch_size)
         x = dense(width, self.dtype, name="patch_embedding", use_bias=False)(x)
         normal = nn.initializers.normal(0.02)
         cls = self.param("class_embedding", normal, (width,), self.dtype)
@@ -155,13 +153,29 @@ def encode_text(
     return embeddings.astype("float32")
 
 
+def image_outputs(config: Config) -> dict[str, tuple[int, ...]]:
+    """Returns the outputs of the image tower, see `outputs.py`, and their shapes."""
+    c = config.vision
+    return {
+        EMBEDDING: (config.embed_dim,),
+        "pooled": (c.width,),
+        "class_tokens": (c.layers, c.width),
+    }
+
+
 def encoder(
-    tower: str, *, config: Config, dtype: Any, device: jax.Device
+    tower: str,
+    *,
+    config: Config,
+    dtype: Any,
+    device: jax.Device,
+    outputs: Sequence[str] = (EMBEDDING,),
 ) -> Callable[[Any, jax.Array], jax.Array]:
     """Returns the "vision" or "text" tower as `fn(params, rows)`, for a device.
 
     Texts are short (16 tokens, mostly), and their attention is always written out;
-    that of the views is what suits the device.
+    that of the views is what suits the device. Several `outputs` of the image tower
+    come side by side, see `outputs.joined`.
     """
     if tower == "text":
         return functools.partial(encode_text, config=config, dtype=dtype)
@@ -171,6 +185,9 @@ def encoder(
         dtype,
         (side * side + 1, c.heads, c.width // c.heads),
     )
+    if tuple(outputs) != (EMBEDDING,):
+        module = VisionTower(config, dtype, attention)
+        return functools.partial(joined, module, outputs=tuple(outputs))
     return functools.partial(
         encode_image, config=config, dtype=dtype, attention=attention
     )

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +19,9 @@ import numpy as np
 
 from item_jax import choices, files
 from item_jax.sharding import ShardedFunction
-from item_jax.towers.checkpoint import CheckpointFiles, open_checkpoint, read_params
-from item_jax.towers.checks import open_clip_kind
+from item_jax.towers.checkpoint import open_checkpoint, read_params
+from item_jax.towers.families import read_config
+from item_jax.towers.outputs import EMBEDDING, split
 
 # Short names lead to repositories that ship safetensors of OpenAI's weights.
 SHORT_NAMES = {
@@ -27,21 +29,14 @@ SHORT_NAMES = {
     "ViT-L-14-336": "timm/vit_large_patch14_clip_336.openai",
     "ViT-B-16": "timm/vit_base_patch16_clip_224.openai",
     "ViT-B-32": "timm/vit_base_patch32_clip_224.openai",
+    "RN50": "timm/resnet50_clip.openai",
+    "RN101": "timm/resnet101_clip.openai",
+    "RN50x4": "timm/resnet50x4_clip.openai",
+    "RN50x16": "timm/resnet50x16_clip.openai",
+    "RN50x64": "timm/resnet50x64_clip.openai",
 }
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-
-# What a family defines; README.md says what each is. `digest_text` is optional.
-FAMILY_NEEDS = (
-    "LAYOUTS",
-    "TOKENIZER_FILES",
-    "read_config",
-    "param_shapes",
-    "encoder",
-    "load_tokenizer",
-    "tokenize",
-    "pad_tokens",
-)
 
 
 class Towers:
@@ -94,6 +89,18 @@ class Towers:
         """S, the side of a view in pixels."""
         return self.config.image_size
 
+    @property
+    def geometry(self) -> str:
+        """How the whole image became a view in the checkpoint's training, a name of
+        `item_jax.views.GEOMETRIES`; "" where that is not known."""
+        return getattr(self.config, "geometry", "")
+
+    @property
+    def image_outputs(self) -> dict[str, tuple[int, ...]]:
+        """What `encode_image` can return, and the shape of each for one view."""
+        known = getattr(self._module, "image_outputs", None)
+        return known(self.config) if known else {EMBEDDING: (self.embed_dim,)}
+
     @functools.cached_property
     def checkpoint_sha256(self) -> str:
         """The SHA-256 of configuration, weight files and tokenizer files: what an
@@ -139,12 +146,13 @@ class Towers:
     def _encoder(
         self,
         tower: str,
-        batch_size: int,
-        mode: str,
-        devices: Sequence[jax.Device] | None,
+        batch_size: int = 256,
+        mode: str = "jit",
+        devices: Sequence[jax.Device] | None = None,
+        outputs: tuple[str, ...] = (),
     ) -> ShardedFunction:
         devices = tuple(devices or jax.local_devices())
-        key = (tower, batch_size, mode, devices)
+        key = (tower, batch_size, mode, devices, outputs)
         if key not in self._encoders:
             self._encoders[key] = ShardedFunction(
                 self._module.encoder(
@@ -152,6 +160,7 @@ class Towers:
                     config=self.config,
                     dtype=DTYPES[self.dtype],
                     device=devices[0],
+                    **({"outputs": outputs} if outputs else {}),
                 ),
                 self.params[tower],
                 batch_size=batch_size,
@@ -160,20 +169,47 @@ class Towers:
             )
         return self._encoders[key]
 
-    def encode_image(self, views: Any, **options: Any) -> np.ndarray:
+    @overload
+    def encode_image(
+        self, views: Any, *, outputs: None = None, **options: Any
+    ) -> np.ndarray: ...
+
+    @overload
+    def encode_image(
+        self, views: Any, *, outputs: Sequence[str], **options: Any
+    ) -> dict[str, np.ndarray]: ...
+
+    def encode_image(self, views, *, outputs=None, **options):
         """Embeds views.
 
         Args:
           views: uint8 `[N, S, S, 3]`, any N.
+          outputs: names of `image_outputs`, such as "pooled" and "class_tokens", see
+            `item_jax/towers/outputs.py`: all of them from one pass.
           **options: `batch_size`, `mode` and `devices` as for `image_encoder`.
 
         Returns:
-          float32 `[N, D]`, un-normalised.
+          float32 `[N, D]`, un-normalised; with `outputs` a dictionary of them, each
+          float32 `[N, *its shape]`.
 
         Raises:
-          ValueError: if the views have another shape or dtype, or if an embedding is
-            not finite.
+          ValueError: if the views have another shape or dtype; if an embedding is not
+            finite; for an output that these towers do not have.
         """
+        if outputs is None:
+            return self._views(self.image_encoder(**options), views, self.embed_dim)
+        if isinstance(outputs, str) or not outputs:
+            raise ValueError(f"outputs is a list of names, found {outputs!r}")
+        shapes = self.image_outputs
+        names = tuple(dict.fromkeys(outputs))
+        for name in names:
+            choices.check(f"output of {self.name} ({self.family})", name, shapes)
+        more = () if names == (EMBEDDING,) else names
+        encoder = self._encoder("vision", **options, outputs=more)
+        width = sum(math.prod(shapes[name]) for name in names)
+        return split(self._views(encoder, views, width), shapes, names)
+
+    def _views(self, encoder: ShardedFunction, views: Any, width: int) -> np.ndarray:
         views = np.asarray(views)
         side = self.image_size
         if views.dtype != np.uint8 or views.shape[1:] != (side, side, 3):
@@ -181,10 +217,9 @@ class Towers:
                 f"views are uint8 [N, {side}, {side}, 3] for {self.name}, found "
                 f"{views.dtype} {list(views.shape)}"
             )
-        encoder = self.image_encoder(**options)
         step = encoder.batch_size
         batches = (views[i : i + step] for i in range(0, len(views), step))
-        return self._gather(encoder.stream(batches), "view")
+        return self._gather(encoder.stream(batches), "view", width)
 
     def tokenize(self, texts: Sequence[str]) -> tuple[list[list[int]], np.ndarray]:
         """Returns the token ids of each text, and which texts had to be cut.
@@ -249,7 +284,7 @@ class Towers:
             )
             for start in range(0, len(order), step)
         )
-        rows = self._gather(encoder.stream(batches), "text")
+        rows = self._gather(encoder.stream(batches), "text", self.embed_dim)
         embedded_at = {unique[i]: row for row, i in enumerate(order)}
         was_cut = dict(zip(unique, cut))
         return (
@@ -257,8 +292,10 @@ class Towers:
             np.array([was_cut[text] for text in texts], bool),
         )
 
-    def _gather(self, results: Iterator[np.ndarray], kind: str) -> np.ndarray:
-        rows = np.concatenate([np.zeros((0, self.embed_dim), np.float32), *results])
+    def _gather(
+        self, results: Iterator[np.ndarray], kind: str, width: int
+    ) -> np.ndarray:
+        rows = np.concatenate([np.zeros((0, width), np.float32), *results])
         bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
         if len(bad):
             raise ValueError(
@@ -292,19 +329,6 @@ def _texts(texts: Iterable[str]) -> list[str]:
     return texts
 
 
-def families() -> dict[str, Any]:
-    """Returns the families of this folder by name: the modules that define one."""
-    found = {
-        name: choices.resolve("module", name, "item_jax.towers")
-        for name in choices.modules("item_jax.towers")
-    }
-    return {
-        name: module
-        for name, module in found.items()
-        if all(hasattr(module, need) for need in FAMILY_NEEDS)
-    }
-
-
 def load_towers(
     source: str | Path,
     dtype: str = "float32",
@@ -332,7 +356,7 @@ def load_towers(
     checkpoint = open_checkpoint(
         SHORT_NAMES.get(name, name), revision, short_names=SHORT_NAMES
     )
-    family, module, config = _read_config(checkpoint, family)
+    family, module, config = read_config(checkpoint, family)
     layout = checkpoint.layout(module.LAYOUTS)
     if layout is None:
         raise ValueError(f"{name}: {family} reads none of its files")
@@ -345,37 +369,3 @@ def load_towers(
     if not checkpoint.remote:
         name = str(checkpoint.folder.resolve())  # a saved head finds it from anywhere
     return Towers(name, family, module, config, params, dtype, tokenizer, digested)
-
-
-def _read_config(checkpoint: CheckpointFiles, family: str) -> tuple[str, Any, Any]:
-    """Returns the family that reads a checkpoint: its name, module, configuration."""
-    known = families()
-    asked = known
-    if family:
-        asked = {
-            family: choices.resolve("tower family", family, known, needs=FAMILY_NEEDS)
-        }
-    for name, module in asked.items():
-        config = module.read_config(checkpoint)
-        if config is not None:
-            return name, module, config
-    raise ValueError(
-        f"{checkpoint.source}: {_kind(checkpoint)}; no family of towers reads it "
-        f"(asked: {', '.join(asked)}). Another one is given as "
-        "family=package.module[:name]"
-    )
-
-
-def _kind(checkpoint: CheckpointFiles) -> str:
-    """What a checkpoint is, as far as its files say, for a message."""
-    raw = checkpoint.json("open_clip_config.json")
-    if raw is not None and open_clip_kind(raw) != "CLIP ViT":
-        return f"open_clip_config.json describes another model: {open_clip_kind(raw)}"
-    raw = checkpoint.json("config.json")
-    if raw is not None:
-        model_type = files.printable(repr(raw.get("model_type"))[:60])
-        return f"config.json is of model_type {model_type}"
-    return (
-        "it has neither config.json nor open_clip_config.json; found "
-        f"{', '.join(sorted(checkpoint.names)[:20]) or 'no files'}"
-    )
