@@ -10,6 +10,11 @@ onnxscript and onnxruntime add a peer of the towers on CPU.
 
 Suites: towers, embedding, head, growth, devices, statistics. On a GPU add --dtype
 bfloat16.
+
+One more suite measures nothing: `compiled` asks the compilers of TPUs and GPUs that are
+not here what they make of the towers (pip install '.[tpu]' or '.[cuda]').
+
+    python scripts/benchmark.py --suite compiled --sizes ViT-L-14 --blocks 3
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import importlib
+import importlib.util
 import json
 import os
 import platform
@@ -26,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 SUITES = ("towers", "embedding", "head", "growth", "devices", "statistics")
+COMPILED = "compiled"  # estimates, no measurement: not part of "all"
 
 
 def machine() -> dict[str, Any]:
@@ -38,6 +45,7 @@ def machine() -> dict[str, Any]:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         cpu = next((x.split(": ")[1] for x in lines if x.startswith("model name")), cpu)
     names = ("jax", "jaxlib", "flax", "torch", "transformers", "numpy", "onnxruntime")
+    names += ("libtpu", "jax-cuda12-plugin")
     versions = {}
     for name in names:
         try:
@@ -85,13 +93,33 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--suite", choices=(*SUITES, "all"), default="all")
+    parser.add_argument("--suite", choices=(*SUITES, COMPILED, "all"), default="all")
     parser.add_argument("--json", type=Path, help="write this report, or add to it")
     parser.add_argument("--table", type=Path, help="print the table of a report")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument(
         "--sizes", nargs="+", default=["ViT-B-32", "ViT-B-16", "ViT-L-14"]
+    )
+    parser.add_argument(
+        "--targets",
+        nargs="+",
+        default=["v4", "v5e", "v5p", "v6e", "h100", "h200"],
+        help="of the suite compiled; v5e:16x16 is a whole slice",
+    )
+    parser.add_argument(
+        "--batches",
+        nargs="+",
+        type=int,
+        default=[16, 64, 256],
+        help="of the suite compiled: views a device (a v4 chip has two)",
+    )
+    parser.add_argument(
+        "--blocks",
+        type=int,
+        default=0,
+        help="of the suite compiled: compile towers of so many blocks and of one less, "
+        "and count the others as the difference; 0 compiles whole towers",
     )
     parser.add_argument(
         "--quick", action="store_true", help="small counts, to try it out"
@@ -101,6 +129,15 @@ def main() -> int:
         print(table(json.loads(arguments.table.read_text())))
         return 0
 
+    if arguments.blocks < 0 or arguments.blocks in (1, 2):
+        parser.error("--blocks is 0 for whole towers, or at least 3")
+    if arguments.suite == COMPILED:
+        # The process stays on the CPU, whatever compilers are installed. Tuning a
+        # program for a GPU would run it.
+        os.environ["JAX_PLATFORMS"] = "cpu"
+        flags = os.environ.get("XLA_FLAGS", "")
+        if importlib.util.find_spec("jax_cuda12_plugin"):
+            os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_autotune_level=0".strip()
     # JAX and torch share a GPU here: neither may take all of its memory at once.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     report = {"machine": machine(), "suites": {}}

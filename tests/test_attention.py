@@ -1,12 +1,13 @@
 """Attention: against the equation, against JAX's own, and the ladder of kernels."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import item_jax
-from item_jax.towers import attention, clip_vit
+from item_jax.towers import attention, clip_vit, transformer
 
 SHAPE = (7, 2, 16)  # T, H, d
 
@@ -50,6 +51,83 @@ def test_a_row_is_that_of_the_whole(causal, implementation):
     np.testing.assert_allclose(found[:, 0], whole[[0, 1], row], atol=1e-6)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("cut", [[], [1], [2, 3]])
+def test_heads_first_in_pieces_is_the_equation(causal, cut):
+    q, k, v = (x.transpose(0, 2, 1, 3) for x in heads())
+    cut_up = [jnp.split(x, cut, axis=2) for x in (q, k, v)]
+    found = attention.attend_heads_first(*cut_up, causal=causal)
+    assert [x.shape[2] for x in found] == [x.shape[2] for x in cut_up[0]]
+    found = jnp.concatenate(found, axis=2).transpose(0, 2, 1, 3)
+    whole = equation(*heads(), causal)
+    np.testing.assert_allclose(found, whole, atol=1e-6)
+    row = np.array([3, 1], np.int32)
+    q = np.take_along_axis(q, row[:, None, None, None], axis=2)
+    [found] = attention.attend_heads_first([q], *cut_up[1:], causal=causal, row=row)
+    np.testing.assert_allclose(found[:, :, 0], whole[[0, 1], row], atol=1e-6)
+
+
+def test_weights_far_apart_neither_overflow_nor_vanish():
+    """Logits of 1e4 and -1e4: without the common maximum, infinity or 0 / 0."""
+    q = np.full((1, 1, 2, 4), 100.0, np.float32)
+    k = np.array([-100.0, 100.0, 99.99], np.float32)[:, None] * np.ones(4, np.float32)
+    k = k[None, None] / 2
+    v = np.arange(3, dtype=np.float32)[:, None] * np.ones(4, np.float32)
+    v = v[None, None]
+    [found] = attention.attend_heads_first(
+        [q], *(jnp.split(x, [1], axis=2) for x in (k, v)), causal=False
+    )
+    first = [x.transpose(0, 2, 1, 3) for x in (q, k, v)]
+    expected = equation(*first, False).transpose(0, 2, 1, 3)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_the_first_token_stands_beside_where_that_saves_a_tile():
+    lengths = {257: [1, 256], 256: [256], 197: [197], 50: [50], 577: [577], 1: [1]}
+    assert {n: attention.pieces(n) for n in lengths} == lengths
+
+
+class Blocks(nn.Module):
+    """Two blocks with the whole of `transformer.pooled_blocks`."""
+
+    causal: bool
+    attention: str
+
+    @nn.compact
+    def __call__(self, x, row):
+        config = transformer.TransformerConfig(32, 2, 2, 64, "gelu", 1e-5)
+        return transformer.pooled_blocks(
+            x,
+            row,
+            config,
+            causal=self.causal,
+            dtype=jnp.float32,
+            attention=self.attention,
+        )
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("length", [9, 129])
+def test_blocks_heads_first_are_the_blocks(causal, length):
+    """The same parameters, the same numbers; 129 positions are 1 and 128."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, length, 32)).astype(np.float32)
+    row = np.array([0, length - 2], np.int32)
+    written_out = Blocks(causal, attention.WRITTEN_OUT)
+    heads_first = Blocks(causal, attention.HEADS_FIRST)
+    shapes, same = (
+        jax.eval_shape(blocks.init, jax.random.key(0), x, row)
+        for blocks in (written_out, heads_first)
+    )
+    assert shapes == same
+    params = jax.tree.map(
+        lambda p: 0.2 * rng.normal(size=p.shape).astype(np.float32), shapes
+    )
+    found = jax.jit(heads_first.apply)(params, x, row)
+    expected = jax.jit(written_out.apply)(params, x, row)
+    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5)
+
+
 def test_another_implementation_is_tried_and_compared():
     device = jax.devices()[0]
     assert attention.fault("xla", device, jnp.bfloat16, SHAPE) is None
@@ -73,6 +151,10 @@ class Gpu:
     platform, device_kind = "gpu", "a card"
 
 
+class Tpu:
+    platform, device_kind = "tpu", "a chip"
+
+
 def test_the_ladder(monkeypatch):
     found = []
 
@@ -83,6 +165,10 @@ def test_the_ladder(monkeypatch):
     gpu = Gpu()
     assert attention.preferred(gpu, jnp.bfloat16, SHAPE) == "cudnn"
     assert found == [("cudnn", gpu, jnp.bfloat16, SHAPE)]
+    texts = attention.preferred(gpu, jnp.bfloat16, SHAPE, fused=False)
+    assert texts == attention.WRITTEN_OUT
+    for dtype in (jnp.bfloat16, jnp.float32):
+        assert attention.preferred(Tpu(), dtype, SHAPE) == attention.HEADS_FIRST
     # float32 is the reference, and other devices have no such kernel.
     assert attention.preferred(gpu, jnp.float32, SHAPE) == attention.WRITTEN_OUT
     cpu = jax.devices()[0]
@@ -98,8 +184,9 @@ def test_a_step_down_says_why(monkeypatch):
     assert found == attention.WRITTEN_OUT
 
 
-@pytest.mark.parametrize("dtype, atol", [("float32", 1e-5), ("bfloat16", 0.03)])
-def test_the_image_tower_is_the_same_with_either(tiny_clip, dtype, atol):
+@pytest.mark.parametrize("implementation", ["xla", attention.HEADS_FIRST])
+@pytest.mark.parametrize("dtype, atol", [("float32", 1e-6), ("bfloat16", 0.03)])
+def test_the_image_tower_is_the_same_with_any(tiny_clip, implementation, dtype, atol):
     towers = item_jax.load_towers(tiny_clip[0], dtype)
     c = towers.config
     rng = np.random.default_rng(0)
@@ -107,6 +194,21 @@ def test_the_image_tower_is_the_same_with_either(tiny_clip, dtype, atol):
     options = {"config": c, "dtype": jnp.dtype(dtype)}
     params = towers.params["vision"]
     ours = clip_vit.encode_image(params, views, **options)
-    theirs = clip_vit.encode_image(params, views, **options, attention="xla")
+    theirs = clip_vit.encode_image(params, views, **options, attention=implementation)
     unit = [a / np.linalg.norm(a, axis=1, keepdims=True) for a in (ours, theirs)]
     np.testing.assert_allclose(*unit, atol=atol)
+
+
+def test_the_text_tower_is_the_same_heads_first(tiny_clip):
+    towers = item_jax.load_towers(tiny_clip[0])
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 100, (3, 16), np.int32)
+    tokens[range(3), [15, 4, 9]] = towers.config.eos_token_id
+    options = {"config": towers.config, "dtype": jnp.float32}
+    params = towers.params["text"]
+    ours = clip_vit.encode_text(params, tokens, **options)
+    theirs = clip_vit.encode_text(
+        params, tokens, **options, attention=attention.HEADS_FIRST
+    )
+    unit = [a / np.linalg.norm(a, axis=1, keepdims=True) for a in (ours, theirs)]
+    np.testing.assert_allclose(*unit, atol=1e-6)

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from item_jax.towers import general_vit
+from item_jax.towers.attention import HEADS_FIRST, WRITTEN_OUT
 from item_jax.towers.checkpoint import open_checkpoint
 from item_jax.towers.text_cleaning import CLEANINGS
 from item_jax.towers.towers import load_towers
@@ -88,6 +89,26 @@ def test_parity_with_transformers(saved):
                 assert np.abs(ours - theirs).max() <= 1e-5
             else:
                 assert (ours * theirs).sum(-1).min() >= 0.999
+
+
+def test_a_tpus_layout_gives_the_same(saved):
+    towers = load_towers(saved[1])
+    tokens = general_vit.pad_tokens(towers.tokenize(TEXTS)[0], towers.config)
+    for tower, encode, rows in (
+        ("vision", general_vit.encode_image, views(2, towers.image_size)),
+        ("text", general_vit.encode_text, tokens),
+    ):
+        written_out, heads_first = (
+            encode(
+                towers.params[tower],
+                rows,
+                config=towers.config,
+                dtype=np.float32,
+                attention=implementation,
+            )
+            for implementation in (WRITTEN_OUT, HEADS_FIRST)
+        )
+        np.testing.assert_allclose(unit(heads_first), unit(written_out), atol=2e-6)
 
 
 def test_what_siglip_sees_of_a_text(copy):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -23,6 +25,15 @@ ONE_BY_ONE = "one_by_one"
 # cores with 1 MiB of L2 each, image tower and batch of `scripts/benchmark.py`: 13%
 # faster at ViT-L/14 (4.0 MiB), equal at B/16 (1.8), 2% slower at B/32 (0.1).
 LONG = 2**20
+
+# For a TPU: queries, keys and values come out of the projections heads first (see
+# `transformer.HeadsFirst`), and the sums of the weights out of the product with the
+# values, as one more column of ones.
+HEADS_FIRST = "heads_first"
+
+# A TPU pads the last axis of every array to so many, so that 257 positions cost as much
+# as 384: one too many stands beside the others.
+LANES = 128
 
 # Largest difference between the two on values of size 1, in bfloat16 (8 bits, and
 # sums in another order). A wrong scale or layout is off by 1 or so.
@@ -44,7 +55,7 @@ def attend(
       q, k, v: `[B, T, H, d]` of one dtype.
       causal: whether a position sees only itself and those before it.
       implementation: `WRITTEN_OUT`, `ONE_BY_ONE`, or one of
-        `jax.nn.dot_product_attention`.
+        `jax.nn.dot_product_attention`; `HEADS_FIRST` is `attend_heads_first`.
       row: int32 `[B]`, the one position of each sequence that is needed. That is a
         small product, which needs no kernel: it is always written out.
 
@@ -67,19 +78,101 @@ def attend(
         q = jnp.take_along_axis(q, row[:, None, None, None], axis=1)
     # Heads first: both products are then over contiguous matrices.
     q, k, v = (x.transpose(0, 2, 1, 3) for x in (q, k, v))
-    logits = jnp.einsum(
-        "bhqd,bhkd->bhqk",
-        q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype),
-        k,
-        precision=precision(q.dtype),
-        preferred_element_type=jnp.float32,
-    )
-    if causal:
-        seen = jnp.arange(k.shape[2])[None, None] <= position[:, :, None]  # [., q, k]
-        logits = jnp.where(seen[:, None], logits, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(logits, axis=-1).astype(q.dtype)
-    h = jnp.einsum("bhqk,bhkd->bhqd", weights, v, precision=precision(q.dtype))
+    h = _attend_rows(q, [k], [v], position if causal else None)
     return h.transpose(0, 2, 1, 3)
+
+
+def attend_heads_first(
+    q: Sequence[jax.Array],
+    k: Sequence[jax.Array],
+    v: Sequence[jax.Array],
+    *,
+    causal: bool,
+    row: jax.Array | None = None,
+) -> list[jax.Array]:
+    """The same attention in a TPU's layout, over sequences that are cut into pieces.
+
+    Args:
+      q, k, v: pieces `[B, H, T_i, d]` of one dtype, consecutive positions. With `row`
+        the queries are of those positions alone, one piece `[B, H, 1, d]`.
+      causal, row: as for `attend`.
+
+    Returns:
+      The pieces of the queries, `[B, H, T_i, d]`.
+    """
+    if row is not None:
+        positions = [row[:, None]]
+    else:
+        starts = itertools.accumulate((x.shape[2] for x in q), initial=0)
+        positions = [jnp.arange(x.shape[2])[None] + i for x, i in zip(q, starts)]
+    return [
+        _attend_rows(x, k, v, position if causal else None, sum_in_product=True)
+        for x, position in zip(q, positions)
+    ]
+
+
+def _attend_rows(
+    q: jax.Array,
+    k: Sequence[jax.Array],
+    v: Sequence[jax.Array],
+    position: jax.Array | None,
+    sum_in_product: bool = False,
+) -> jax.Array:
+    """Returns softmax(q k^T / sqrt(d)) v, divided by the sum of the weights last.
+
+    Args:
+      q: `[B, H, Q, d]`.
+      k, v: pieces `[B, H, T_i, d]`.
+      position: int32 `[1 or B, Q]` of each query, which sees itself and what is before
+        it; None: each sees all.
+      sum_in_product: whether a column of ones beside the values gives the sum.
+
+    Returns:
+      `[B, H, Q, d]`.
+    """
+    exact = precision(q.dtype)
+    q = q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
+    logits, start = [], 0
+    for piece in k:
+        product = jnp.einsum(
+            "bhqd,bhkd->bhqk",
+            q,
+            piece,
+            precision=exact,
+            preferred_element_type=jnp.float32,
+        )
+        if position is not None:
+            at = start + jnp.arange(piece.shape[2])
+            seen = at[None, None] <= position[:, :, None]  # [., Q, T_i]
+            product = jnp.where(seen[:, None], product, jnp.finfo(jnp.float32).min)
+        logits.append(product)
+        start += piece.shape[2]
+    largest = functools.reduce(
+        jnp.maximum, (x.max(axis=-1, keepdims=True) for x in logits)
+    )
+    h = total = jnp.float32(0)
+    for product, piece in zip(logits, v):
+        weights = jnp.exp(product - largest)
+        if sum_in_product:
+            ones = jnp.ones((*piece.shape[:-1], 1), piece.dtype)
+            piece = jnp.concatenate([piece, ones], axis=-1)
+        else:
+            total += weights.sum(axis=-1, keepdims=True)
+        h += jnp.einsum(
+            "bhqk,bhkd->bhqd",
+            weights.astype(piece.dtype),
+            piece,
+            precision=exact,
+            preferred_element_type=jnp.float32,
+        )
+    if sum_in_product:
+        h, total = h[..., :-1], h[..., -1:]
+    return (h / total).astype(q.dtype)
+
+
+def pieces(length: int) -> list[int]:
+    """Returns the lengths of the pieces to cut a sequence into for `HEADS_FIRST`."""
+    return [1, length - 1] if length > LANES and length % LANES == 1 else [length]
 
 
 def precision(dtype: Any) -> jax.lax.Precision | None:
@@ -92,10 +185,16 @@ def precision(dtype: Any) -> jax.lax.Precision | None:
 
 
 @functools.cache
-def preferred(device: jax.Device, dtype: Any, shape: tuple[int, int, int]) -> str:
-    """Returns the implementation of full attention to use on a device.
+def preferred(
+    device: jax.Device,
+    dtype: Any,
+    shape: tuple[int, int, int],
+    *,
+    fused: bool = True,
+) -> str:
+    """Returns the implementation of attention to use on a device.
 
-    On a CPU long sequences are taken one by one.
+    On a TPU that is `HEADS_FIRST`; on a CPU long sequences are taken one by one.
 
     On a GPU in bfloat16 that is cuDNN's fused kernel, which never writes the `[T, T]`
     weights to memory (T = 256, d = 64 on an RTX 4080: 0.62 against 3.99 ms, says
@@ -107,11 +206,14 @@ def preferred(device: jax.Device, dtype: Any, shape: tuple[int, int, int]) -> st
       device: where the tower runs.
       dtype: of its activations.
       shape: `(T, H, d)` of queries, keys and values.
+      fused: whether a fused kernel may be used; it does not pay for short texts.
     """
     length, heads, _ = shape
+    if device.platform == "tpu":
+        return HEADS_FIRST
     if device.platform == "cpu" and 4 * heads * length**2 >= LONG:
         return ONE_BY_ONE
-    if device.platform != "gpu" or dtype != jnp.bfloat16:
+    if device.platform != "gpu" or dtype != jnp.bfloat16 or not fused:
         return WRITTEN_OUT
     reason = fault("cudnn", device, dtype, shape)
     if reason is None:

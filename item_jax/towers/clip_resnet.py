@@ -18,7 +18,12 @@ import jax
 import jax.numpy as jnp
 
 from item_jax.towers import clip_resnet_keys as keys
-from item_jax.towers import clip_vit_keys, open_clip_config, preprocessing
+from item_jax.towers import (
+    clip_vit,
+    clip_vit_keys,
+    open_clip_config,
+    preprocessing,
+)
 from item_jax.towers.attention import precision
 from item_jax.towers.checkpoint import CheckpointFiles
 from item_jax.towers.checks import (
@@ -33,7 +38,6 @@ from item_jax.towers.clip_resnet_keys import LAYOUTS
 from item_jax.towers.clip_vit import (
     TOKENIZER_FILES,
     TextTower,
-    encode_text,
     load_tokenizer,
     pad_tokens,
     tokenize,
@@ -284,9 +288,11 @@ def encode_image(
 def encoder(
     tower: str, *, config: Config, dtype: Any, device: jax.Device
 ) -> Callable[[Any, jax.Array], jax.Array]:
-    """Returns the "vision" or "text" tower as `fn(params, rows)`, for any device."""
-    encode: Any = encode_text if tower == "text" else encode_image
-    return functools.partial(encode, config=config, dtype=dtype)
+    """Returns the "vision" or "text" tower as `fn(params, rows)`, for a device."""
+    if tower == "text":  # it reads of a configuration what is in this one too
+        same: Any = config
+        return clip_vit.encoder(tower, config=same, dtype=dtype, device=device)
+    return functools.partial(encode_image, config=config, dtype=dtype)
 
 
 def param_shapes(config: Config, dtype: Any) -> dict[str, Any]:

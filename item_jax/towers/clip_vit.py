@@ -92,6 +92,7 @@ class TextTower(nn.Module):
 
     config: Config
     dtype: Any
+    attention: str = WRITTEN_OUT
 
     @nn.compact
     def __call__(self, tokens: jax.Array) -> jax.Array:
@@ -108,7 +109,14 @@ class TextTower(nn.Module):
         )
         x = table[tokens] + pos[None, : tokens.shape[1]]
         eos = jnp.argmax(tokens == c.eos_token_id, axis=1).astype(jnp.int32)
-        x = pooled_blocks(x, eos, c.text, causal=True, dtype=self.dtype)
+        x = pooled_blocks(
+            x,
+            eos,
+            c.text,
+            causal=True,
+            dtype=self.dtype,
+            attention=self.attention,
+        )
         x = LayerNorm(c.text.eps, self.dtype, name="ln_final")(x)
         return dense(c.embed_dim, self.dtype, name="projection", use_bias=False)(x)
 
@@ -140,16 +148,22 @@ def encode_image(
 
 
 def encode_text(
-    params: Mapping[str, Any], tokens: Any, *, config: Config, dtype: Any
+    params: Mapping[str, Any],
+    tokens: Any,
+    *,
+    config: Config,
+    dtype: Any,
+    attention: str = WRITTEN_OUT,
 ) -> jax.Array:
     """The text tower as a pure function: int32 `[B, T]` -> float32 `[B, D]`.
 
     Args:
       params: the "text" tree.
       tokens: see `TextTower`.
-      config, dtype: as for `encode_image`.
+      config, dtype, attention: as for `encode_image`.
     """
-    embeddings: Any = TextTower(config, dtype).apply({"params": params}, tokens)
+    tower = TextTower(config, dtype, attention)
+    embeddings: Any = tower.apply({"params": params}, tokens)
     return embeddings.astype("float32")
 
 
@@ -173,24 +187,24 @@ def encoder(
 ) -> Callable[[Any, jax.Array], jax.Array]:
     """Returns the "vision" or "text" tower as `fn(params, rows)`, for a device.
 
-    Texts are short (16 tokens, mostly), and their attention is always written out;
-    that of the views is what suits the device. Several `outputs` of the image tower
-    come side by side, see `outputs.joined`.
+    Texts are short (16 tokens, mostly): no fused kernel is used for them. Several
+    `outputs` of the image tower come side by side, see `outputs.joined`.
     """
     if tower == "text":
-        return functools.partial(encode_text, config=config, dtype=dtype)
-    c, side = config.vision, config.image_size // config.patch_size
+        fn, sizes, length = encode_text, config.text, config.context_length
+    else:
+        fn, sizes = encode_image, config.vision
+        length = (config.image_size // config.patch_size) ** 2 + 1
     attention = preferred(
         device,
         dtype,
-        (side * side + 1, c.heads, c.width // c.heads),
+        (length, sizes.heads, sizes.width // sizes.heads),
+        fused=tower != "text",
     )
-    if tuple(outputs) != (EMBEDDING,):
+    if tower != "text" and tuple(outputs) != (EMBEDDING,):
         module = VisionTower(config, dtype, attention)
         return functools.partial(joined, module, outputs=tuple(outputs))
-    return functools.partial(
-        encode_image, config=config, dtype=dtype, attention=attention
-    )
+    return functools.partial(fn, config=config, dtype=dtype, attention=attention)
 
 
 def param_shapes(config: Config, dtype: Any) -> dict[str, Any]:

@@ -36,11 +36,11 @@ from item_jax.towers.pooling import attend_once
 from item_jax.towers.text_cleaning import CLEANINGS
 from item_jax.towers.transformer import (
     ACTIVATIONS,
-    Block,
     LayerNorm,
     TransformerConfig,
     dense,
     pooled_blocks,
+    whole_blocks,
 )
 
 __all__ = [
@@ -135,8 +135,7 @@ class VisionTower(nn.Module):
         if c.pool == "class":  # the LayerNorm is of each position by itself
             row = jnp.zeros(len(x), jnp.int32)
             return ln_post(pooled_blocks(x, row, c.transformer, **blocks))
-        for i in range(c.transformer.layers):
-            x = Block(c.transformer, name=f"block_{i}", **blocks)(x)
+        x = whole_blocks(x, c.transformer, **blocks)
         if not c.ln_after_pool:
             x = ln_post(x)
         if c.pool == "attention":
@@ -151,6 +150,7 @@ class TextTower(nn.Module):
 
     config: Config
     dtype: Any
+    attention: str = WRITTEN_OUT
 
     @nn.compact
     def __call__(self, tokens: jax.Array) -> jax.Array:
@@ -171,7 +171,14 @@ class TextTower(nn.Module):
             row = jnp.full(len(x), tokens.shape[1] - 1, jnp.int32)
         else:
             row = jnp.argmax(tokens == c.eos_token_id, axis=1).astype(jnp.int32)
-        x = pooled_blocks(x, row, blocks, causal=c.causal, dtype=self.dtype)
+        x = pooled_blocks(
+            x,
+            row,
+            blocks,
+            causal=c.causal,
+            dtype=self.dtype,
+            attention=self.attention,
+        )
         x = LayerNorm(blocks.eps, self.dtype, name="ln_final")(x)
         if c.projection == "none":
             return x
@@ -207,16 +214,22 @@ def encode_image(
 
 
 def encode_text(
-    params: Mapping[str, Any], tokens: Any, *, config: Config, dtype: Any
+    params: Mapping[str, Any],
+    tokens: Any,
+    *,
+    config: Config,
+    dtype: Any,
+    attention: str = WRITTEN_OUT,
 ) -> jax.Array:
     """The text tower as a pure function: int32 `[B, T]` -> float32 `[B, D]`.
 
     Args:
       params: the "text" tree.
       tokens: see `TextTower`.
-      config, dtype: as for `encode_image`.
+      config, dtype, attention: as for `encode_image`.
     """
-    embeddings: Any = TextTower(config, dtype).apply({"params": params}, tokens)
+    tower = TextTower(config, dtype, attention)
+    embeddings: Any = tower.apply({"params": params}, tokens)
     return embeddings.astype("float32")
 
 
@@ -244,18 +257,23 @@ def encoder(
 ) -> Callable[[Any, jax.Array], jax.Array]:
     """Returns the "vision" or "text" tower as `fn(params, rows)`, for a device.
 
-    Several `outputs` of the image tower come side by side, see `outputs.joined`.
+    Texts are short: no fused kernel is used for them. Several `outputs` of the image
+    tower come side by side, see `outputs.joined`.
     """
-    if tower == "text":
-        return functools.partial(encode_text, config=config, dtype=dtype)
-    c = config.vision.transformer
-    shape = (config.vision.tokens, c.heads, c.width // c.heads)
-    attention = preferred(device, dtype, shape)
-    if tuple(outputs) != (EMBEDDING,):
+    text = tower == "text"
+    c = config.text.transformer if text else config.vision.transformer
+    length = config.text.context_length if text else config.vision.tokens
+    attention = preferred(
+        device, dtype, (length, c.heads, c.width // c.heads), fused=not text
+    )
+    if not text and tuple(outputs) != (EMBEDDING,):
         module = VisionTower(config, dtype, attention)
         return functools.partial(joined, module, outputs=tuple(outputs))
     return functools.partial(
-        encode_image, config=config, dtype=dtype, attention=attention
+        encode_text if text else encode_image,
+        config=config,
+        dtype=dtype,
+        attention=attention,
     )
 
 

@@ -13,8 +13,16 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from item_jax.towers.attention import WRITTEN_OUT, attend, precision
+from item_jax.towers.attention import (
+    HEADS_FIRST,
+    WRITTEN_OUT,
+    attend,
+    attend_heads_first,
+    pieces,
+    precision,
+)
 
 ACTIVATIONS = {
     # openai/CLIP model.py: the approximation its weights were trained with.
@@ -55,7 +63,12 @@ class LayerNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         norm = nn.LayerNorm(
-            epsilon=self.eps, dtype=jnp.float32, use_fast_variance=False, name="norm"
+            epsilon=self.eps,
+            dtype=jnp.float32,
+            # Mean and mean square in one pass. It loses digits where the mean is far
+            # larger than the deviation, which values of 8 bits do not have anyway.
+            use_fast_variance=self.dtype == jnp.bfloat16,
+            name="norm",
         )
         return norm(x).astype(self.dtype)
 
@@ -69,17 +82,22 @@ class Block(nn.Module):
     attention: str
 
     @nn.compact
-    def __call__(self, x: jax.Array, row: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: Any, row: jax.Array | None = None) -> Any:
         """Maps `[B, T, width]` to itself.
 
         Args:
-          x: `[B, T, width]`.
+          x: `[B, T, width]`; for `attention.HEADS_FIRST` a list of pieces
+            `[B, T_i, width]`, and so is the result.
           row: int32 `[B]`, the one position of each sequence whose output is needed;
             the result is then `[B, 1, width]`.
         """
+        if self.attention == HEADS_FIRST:
+            return self._heads_first(x, row)
+        return self._whole(x, row)
+
+    def _whole(self, x: jax.Array, row: jax.Array | None) -> jax.Array:
         c = self.config
         batch, length, width = x.shape
-
         h = LayerNorm(c.eps, self.dtype, name="ln_1")(x)
         qkv = dense(3 * width, self.dtype, name="qkv")(h)
         qkv = qkv.reshape(batch, length, 3, c.heads, width // c.heads)
@@ -91,13 +109,80 @@ class Block(nn.Module):
         )
         h = h.reshape(batch, -1, width)
         if row is not None:
-            x = jnp.take_along_axis(x, row[:, None, None], axis=1)
-        x = x + dense(width, self.dtype, name="out")(h)
+            x = _take(x, row)
+        [x] = self._mlp([x + dense(width, self.dtype, name="out")(h)])
+        return x
 
-        h = LayerNorm(c.eps, self.dtype, name="ln_2")(x)
-        h = dense(c.mlp_width, self.dtype, name="fc_1")(h)
-        h = ACTIVATIONS[c.activation](h)
-        return x + dense(width, self.dtype, name="fc_2")(h)
+    def _heads_first(self, x: list[jax.Array], row: jax.Array | None) -> Any:
+        c = self.config
+        norm = LayerNorm(c.eps, self.dtype, name="ln_1")
+        qkv = HeadsFirst(c.heads, self.dtype, name="qkv")
+        normed = [norm(piece) for piece in x]
+        k, v = ([qkv(piece, i) for piece in normed] for i in (1, 2))
+        if row is not None:
+            x = [_take(jnp.concatenate(x, axis=1), row)]
+            normed = [norm(x[0])]
+        q = [qkv(piece, 0) for piece in normed]
+        h = attend_heads_first(q, k, v, causal=self.causal, row=row)
+        out = FromHeads(c.width, self.dtype, name="out")
+        x = self._mlp([piece + out(y) for piece, y in zip(x, h)])
+        return x[0] if row is not None else x
+
+    def _mlp(self, x: list[jax.Array]) -> list[jax.Array]:
+        c = self.config
+        norm = LayerNorm(c.eps, self.dtype, name="ln_2")
+        fc_1 = dense(c.mlp_width, self.dtype, name="fc_1")
+        fc_2 = dense(c.width, self.dtype, name="fc_2")
+        activation = ACTIVATIONS[c.activation]
+        return [piece + fc_2(activation(fc_1(norm(piece)))) for piece in x]
+
+
+class HeadsFirst(nn.Module):
+    """A part of `dense(3 * width)`, straight into the layout of the attention.
+
+    Its parameters are those of the dense layer: `kernel [W, 3 W]`, `bias [3 W]`.
+    """
+
+    heads: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, part: int) -> jax.Array:
+        """Maps `[B, T, W]` to part 0, 1 or 2 (q, k, v), `[B, H, T, d]`."""
+        width = x.shape[-1]
+        shape = (3, self.heads, width // self.heads)
+        init = nn.initializers
+        kernel = self.param(
+            "kernel", init.lecun_normal(), (width, 3 * width), self.dtype
+        ).reshape(width, *shape)[:, part]
+        bias = self.param("bias", init.zeros, (3 * width,), self.dtype)
+        bias = bias.reshape(shape)[part][None, :, None]
+        y = jnp.einsum("btw,whd->bhtd", x, kernel, precision=precision(self.dtype))
+        return y + bias
+
+
+class FromHeads(nn.Module):
+    """`dense(width)` of heads that stand first, with its parameters."""
+
+    width: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, h: jax.Array) -> jax.Array:
+        """Maps `[B, H, T, d]` to `[B, T, width]`."""
+        heads, size = h.shape[1], h.shape[3]
+        init = nn.initializers
+        kernel = self.param(
+            "kernel", init.lecun_normal(), (heads * size, self.width), self.dtype
+        ).reshape(heads, size, self.width)
+        bias = self.param("bias", init.zeros, (self.width,), self.dtype)[None, None]
+        y = jnp.einsum("bhtd,hdw->btw", h, kernel, precision=precision(self.dtype))
+        return y + bias
+
+
+def _take(x: jax.Array, row: jax.Array) -> jax.Array:
+    """Returns one position of each sequence: `[B, T, width]` -> `[B, 1, width]`."""
+    return jnp.take_along_axis(x, row[:, None, None], axis=1)
 
 
 def dense(features: int, dtype: Any, *, name: str, use_bias: bool = True) -> nn.Dense:
@@ -137,8 +222,35 @@ def pooled_blocks(
     Returns:
       `[B, width]`.
     """
+    x = _cut(x, attention)
     for i in range(config.layers):
         last = i == config.layers - 1
         block = Block(config, causal, dtype, attention, name=f"block_{i}")
         x = block(x, row if last else None)
     return x[:, 0]
+
+
+def whole_blocks(
+    x: jax.Array,
+    config: TransformerConfig,
+    *,
+    causal: bool,
+    dtype: Any,
+    attention: str = WRITTEN_OUT,
+) -> jax.Array:
+    """Applies all blocks, inside a compact Linen method; all positions are pooled.
+
+    Args and return value as for `pooled_blocks`, but for `row`: `[B, T, width]` to
+    itself.
+    """
+    x = _cut(x, attention)
+    for i in range(config.layers):
+        x = Block(config, causal, dtype, attention, name=f"block_{i}")(x)
+    return jnp.concatenate(x, axis=1) if attention == HEADS_FIRST else x
+
+
+def _cut(x: jax.Array, attention: str) -> Any:
+    """Returns `[B, T, width]` as blocks take it: for `HEADS_FIRST` in pieces."""
+    if attention != HEADS_FIRST:
+        return x
+    return jnp.split(x, np.cumsum(pieces(x.shape[1]))[:-1], axis=1)
