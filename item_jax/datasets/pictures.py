@@ -129,7 +129,7 @@ def as_dataset(
         raise ValueError("give captions= or caption_with=, not both")
     if objects is not None and (captions is None or (request and request.ground_with)):
         raise ValueError("objects= goes with captions=, and without ground_with=")
-    if not makes:
+    if given and not makes:
         _as_many(given, captions, "captions", 'captions=["a dog on a beach"]')
     if objects is not None:
         _as_many(given, objects, "lists of objects", "captions=[...], objects=[[]]")
