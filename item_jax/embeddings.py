@@ -38,7 +38,7 @@ class Embeddings:
     object_emb: np.ndarray
     phrase_emb: np.ndarray
     object_offsets: np.ndarray
-    images: Callable[[str], np.ndarray] | None = None
+    images: Any = None
 
     def __len__(self) -> int:
         return len(self.rows)

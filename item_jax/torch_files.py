@@ -56,7 +56,7 @@ class _Global(NamedTuple):
 class _Storage(NamedTuple):
     name: str
     dtype: Any
-    count: int
+    length: int
 
 
 class _Tensor(NamedTuple):
@@ -173,7 +173,8 @@ _SHORT_TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 def _run(program: bytes) -> Any:
     """Runs the instructions of protocol 2 that `torch.save` writes, and no others."""
     stack: list[Any] = []
-    memo: dict[int, Any] = {}
+    memo: dict[Any, Any] = {}
+    argument: Any
 
     def pop(kind: type | tuple[type, ...] = object) -> Any:
         value = stack.pop()
@@ -290,19 +291,19 @@ def _set(target: Any, values: list[Any]) -> None:
 def _array(name: str, tensor: _Tensor, data: bytes) -> np.ndarray:
     storage, offset, size, stride = tensor
     told = f"tensor {_told(name)}"
-    if len(data) != storage.count * storage.dtype.itemsize:
+    if len(data) != storage.length * storage.dtype.itemsize:
         raise ValueError(
             f"{told}: storage {_told(storage.name)} has {len(data)} bytes, not "
-            f"{storage.count} numbers of {storage.dtype}"
+            f"{storage.length} numbers of {storage.dtype}"
         )
     if len(size) != len(stride) or len(size) > MOST_AXES:
         raise ValueError(f"{told} has sizes {_told(size)} and strides {_told(stride)}")
     count = math.prod(size)
     last = offset + sum((n - 1) * s for n, s in zip(size, stride))
-    if count and (last >= storage.count or count > storage.count):
+    if count and (last >= storage.length or count > storage.length):
         raise ValueError(
             f"{told} of sizes {_told(size)} and strides {_told(stride)} reaches beyond "
-            f"its storage of {storage.count} numbers"
+            f"its storage of {storage.length} numbers"
         )
     if storage.dtype == np.bool_ and not set(data) <= {0, 1}:
         raise ValueError(f"{told} has truth values that are neither 0 nor 1")

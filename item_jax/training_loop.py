@@ -97,7 +97,7 @@ def fit(
         return module.init(key, data["features"][:1])
 
     def loss(variables, batch, weights, key):
-        logits = module.apply({"params": variables["params"]}, batch["features"])
+        logits: Any = module.apply({"params": variables["params"]}, batch["features"])
         return heads.bce_loss(logits, batch["labels"], weights), {}
 
     recipe = Recipe(

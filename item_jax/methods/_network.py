@@ -111,7 +111,8 @@ def recipe(
 
     def loss(variables, batch, weights, key):
         params = {"params": variables["params"]}
-        logits = module.apply(params, batch, train=True, rngs={"dropout": key})
+        rngs = {"dropout": key}
+        logits: Any = module.apply(params, batch, train=True, rngs=rngs)
         return bce(logits, batch["labels"], weights), {}
 
     def init(key, data):

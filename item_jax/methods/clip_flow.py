@@ -72,7 +72,8 @@ class Flow(nn.Module):
 
 def unlikelihood(params: Any, x: jax.Array) -> jax.Array:
     """-log p in nats, `[B, D]` -> `[B]`."""
-    z, log_determinant = Flow().apply({"params": params}, {"x": x})
+    out: Any = Flow().apply({"params": params}, {"x": x})
+    z, log_determinant = out
     normal = 0.5 * jnp.sum(z**2 + jnp.log(2 * jnp.pi), axis=-1)
     return normal - log_determinant
 

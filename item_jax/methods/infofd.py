@@ -104,7 +104,8 @@ def loss(variables, batch, weights, key):
     shifted = columns + jnp.where((labels == 1)[:, None], two[0] * SHIFT, 0)
     shifted += jnp.where((labels == 1)[:, None], two[1] * spread, 0)
     x = jnp.where(jax.random.uniform(whether) < SHIFTED, shifted, x)
-    logits, z = Network().apply({"params": params}, {"image_emb": x}, True, draw)
+    out: Any = Network().apply({"params": params}, {"image_emb": x}, True, draw)
+    logits, z = out
     # Images and captions share one BatchNorm; the memories take no gradient.
     captions = normalised(batch["text_emb"]) * params["scale"] + params["shift"]
     projected = jnp.matmul(
@@ -149,7 +150,8 @@ def fit_seeds(
         start = nn.initializers.xavier_uniform()(projection, (width, BOTTLENECK))
         rows = {"image_emb": data["image_emb"][:1]}
         memory = jnp.zeros((2, BOTTLENECK))
-        return Network().init(params, rows) | {"projection": start, "memory": memory}
+        own = {"projection": start, "memory": memory}
+        return {**Network().init(params, rows), **own}
 
     data = _network.joined(parts, both)
     steps = len(data["labels"]) // c.batch_size

@@ -69,7 +69,7 @@ def fit_seeds(
     module = Network()
 
     def accuracy(variables, rows):
-        logits = module.apply({"params": variables["params"]}, rows)
+        logits: Any = module.apply({"params": variables["params"]}, rows)
         return _network.accuracy(logits, rows["labels"])
 
     recipe = _network.recipe(

@@ -75,7 +75,8 @@ def fit_seeds(
     def loss(variables, batch, weights, key):
         keys = dict(zip(("dropout", "noise"), jax.random.split(key)))
         params = {"params": variables["params"]}
-        logits, mu, spread = module.apply(params, batch, train=True, rngs=keys)
+        out: Any = module.apply(params, batch, train=True, rngs=keys)
+        logits, mu, spread = out
         rate = jnp.sum(bottleneck(mu, spread) * weights) / jnp.sum(weights)
         error = _network.bce(logits, batch["labels"], weights)
         return error + variables["constants"]["beta"] * rate, {}
