@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from PIL import Image
 from item_jax import images, pipeline, views
 from item_jax.cache import EmbeddingCache
 from item_jax.datasets.dataset import RecordList
-from item_jax.embed import embed_images, embed_records
+from item_jax.embed import embed_images, embed_records, geometry_notice
 from item_jax.records import Object, Record, write_records
 
 
@@ -377,3 +378,15 @@ def test_an_image_too_long_for_a_perturbation_is_a_failure_row(config, tmp_path)
         RecordList([record], tmp_path), 0, config=config, image_size=32
     )
     assert item.error.startswith("image: 'long.png': ") and len(item.views) == 0
+
+
+def test_another_resizing_than_in_training_is_noted(config):
+    """ITEM's own centre crop resizes nothing, and unknown towers say nothing."""
+    squashed = SimpleNamespace(geometry="squash")
+    assert geometry_notice(squashed, config) == []
+    config.views.geometry = "clip"
+    [notice] = geometry_notice(squashed, config)
+    assert "trained with 'squash' (--config.views.geometry=squash)" in notice
+    assert geometry_notice(SimpleNamespace(), config) == []
+    config.views.geometry = "squash"
+    assert geometry_notice(squashed, config) == []

@@ -392,6 +392,13 @@ def test_the_configurations_of_open_clip(tmp_path):
         (CLIPA, "text_cfg.norm_kwargs", {"bias": False}, "norm_kwargs: 'bias': False"),
         (CLIPA, "text_cfg.tokenizer_mode", "clips", "'tokenizer_mode': 'clips'"),
         (CLIPA, "text_cfg.tokenizer_kwargs", {"language": "de"}, "'language': 'de'"),
+        (CLIPA, "text_cfg.proj_bias", True, "proj_bias True; allowed: False"),
+        (
+            SIGLIP,
+            "vision_cfg.timm_model_name",
+            "vit_base_patch0_siglip_256",
+            "timm_model_name 'vit_base_patch0_siglip_256'; .*patch32_siglip_256",
+        ),
         (SIGLIP, "vision_cfg.timm_pool", "avg", "'timm_pool': 'avg' is not supported"),
         (SIGLIP, "vision_cfg.image_size", 224, "'image_size' is 224, but .* of 256"),
         (SIGLIP, "text_cfg.act_kwargs", {"inplace": True}, "act_kwargs: 'inplace'"),

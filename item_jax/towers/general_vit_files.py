@@ -7,7 +7,7 @@ is a size that makes no sense, before anything is allocated.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from item_jax import choices
@@ -235,6 +235,9 @@ def _siglip_open_clip(raw: Mapping[str, Any], where: str, source: str) -> Config
 
 
 def _timm_vision(c: Mapping[str, Any], where: str) -> VisionConfig:
+    choices.check(
+        f"{where}, timm_model_name", c["timm_model_name"], keys.TIMM_ACTIVATIONS
+    )
     found = re.fullmatch(TIMM_SIGLIP, c["timm_model_name"])
     assert found is not None  # `open_clip_kind` has matched it
     side, patch = int(found["side"]), int(found["patch"])
@@ -244,14 +247,13 @@ def _timm_vision(c: Mapping[str, Any], where: str) -> VisionConfig:
             f"{side}"
         )
     width, layers, heads, ratio = keys.TIMM_SIZES[found["size"]]
-    tanh = found[0] in keys.TIMM_TANH
     return VisionConfig(
         TransformerConfig(
             width=width,
             layers=layers,
             heads=heads,
             mlp_width=int(width * ratio),
-            activation="gelu_pytorch_tanh" if tanh else "gelu",
+            activation=keys.TIMM_ACTIVATIONS[found[0]],
             eps=1e-6,  # timm's own
         ),
         side,
@@ -297,13 +299,16 @@ def _open_clip(raw: Mapping[str, Any], where: str, source: str) -> Config:
             patch_bias=False,
             projection=True,
         ),
-        _open_clip_text(parts, activation),
+        # Its tensors have CLIP's names, and the projection there is no linear layer.
+        _open_clip_text(parts, activation, biases=(False,)),
         lambda side: open_clip(parts.preprocess, f"{where}, preprocess_cfg", side),
         where,
     )
 
 
-def _open_clip_text(parts: Parts, activation: str) -> TextConfig:
+def _open_clip_text(
+    parts: Parts, activation: str, *, biases: Sequence[bool] = (True, False)
+) -> TextConfig:
     where, text = f"{parts.where}, text_cfg", parts.text
     check_keys(
         text, where, read=keys.OPEN_CLIP_TEXT, harmless=keys.OPEN_CLIP_TEXT_HARMLESS
@@ -321,9 +326,7 @@ def _open_clip_text(parts: Parts, activation: str) -> TextConfig:
     both = choices.check(
         f"{where}, no_causal_mask", text.get("no_causal_mask", False), (True, False)
     )
-    bias = choices.check(
-        f"{where}, proj_bias", text.get("proj_bias", False), (True, False)
-    )
+    bias = choices.check(f"{where}, proj_bias", text.get("proj_bias", False), biases)
     kind = choices.check(
         f"{where}, proj_type", text.get("proj_type", "linear"), ("linear", "none")
     )

@@ -117,15 +117,23 @@ TIMM_SIZES = {
     "so400m": (1152, 27, 16, 3.7362),
     "giantopt": (1536, 40, 16, 4.0),
 }
-# Those of them with the tanh form of GELU: all the others have the exact one.
-TIMM_TANH = (
-    "vit_base_patch32_siglip_256",
-    "vit_large_patch16_siglip_512",
-    "vit_so400m_patch16_siglip_256",
-    "vit_so400m_patch16_siglip_384",
-    "vit_so400m_patch16_siglip_512",
-    "vit_giantopt_patch16_siglip_256",
-    "vit_giantopt_patch16_siglip_384",
+# All of them there are, and which form of GELU each has.
+TIMM_ACTIVATIONS = dict.fromkeys(
+    """
+    vit_base_patch16_siglip_224 vit_base_patch16_siglip_256 vit_base_patch16_siglip_384
+    vit_base_patch16_siglip_512 vit_large_patch16_siglip_256
+    vit_large_patch16_siglip_384 vit_so400m_patch14_siglip_224
+    vit_so400m_patch14_siglip_378 vit_so400m_patch14_siglip_384
+    """.split(),
+    "gelu",
+) | dict.fromkeys(
+    """
+    vit_base_patch32_siglip_256 vit_large_patch16_siglip_512
+    vit_so400m_patch16_siglip_256 vit_so400m_patch16_siglip_384
+    vit_so400m_patch16_siglip_512 vit_giantopt_patch16_siglip_256
+    vit_giantopt_patch16_siglip_384
+    """.split(),
+    "gelu_pytorch_tanh",
 )
 
 # ---- Where each parameter is in a checkpoint ----------------------------------------
