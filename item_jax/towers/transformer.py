@@ -222,10 +222,12 @@ def pooled_blocks(
     Returns:
       `[B, width]`.
     """
+    # [B, T, width], or for `HEADS_FIRST` a list of pieces of it.
+    h: Any = x
     if attention == HEADS_FIRST:
-        x = jnp.split(x, np.cumsum(pieces(x.shape[1]))[:-1], axis=1)
+        h = jnp.split(x, np.cumsum(pieces(x.shape[1]))[:-1], axis=1)
     for i in range(config.layers):
         last = i == config.layers - 1
         block = Block(config, causal, dtype, attention, name=f"block_{i}")
-        x = block(x, row if last else None)
-    return x[:, 0]
+        h = block(h, row if last else None)
+    return h[:, 0]
