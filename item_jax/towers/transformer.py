@@ -222,12 +222,12 @@ def pooled_blocks(
     Returns:
       `[B, width]`.
     """
-    x = _cut(x, attention)
+    h = _cut(x, attention)
     for i in range(config.layers):
         last = i == config.layers - 1
         block = Block(config, causal, dtype, attention, name=f"block_{i}")
-        x = block(x, row if last else None)
-    return x[:, 0]
+        h = block(h, row if last else None)
+    return h[:, 0]
 
 
 def whole_blocks(
@@ -243,10 +243,10 @@ def whole_blocks(
     Args and return value as for `pooled_blocks`, but for `row`: `[B, T, width]` to
     itself.
     """
-    x = _cut(x, attention)
+    h = _cut(x, attention)
     for i in range(config.layers):
-        x = Block(config, causal, dtype, attention, name=f"block_{i}")(x)
-    return jnp.concatenate(x, axis=1) if attention == HEADS_FIRST else x
+        h = Block(config, causal, dtype, attention, name=f"block_{i}")(h)
+    return jnp.concatenate(h, axis=1) if attention == HEADS_FIRST else h
 
 
 def _cut(x: jax.Array, attention: str) -> Any:

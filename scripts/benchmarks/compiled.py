@@ -275,7 +275,7 @@ def _tower(tower: str, size: str, rows: int, target: str, blocks: int) -> dict:
     whole = config(size)
     layers = (whole.vision if tower == "image" else whole.text).layers
     devices = topology(target).devices
-    counts = [blocks - 1, blocks] if blocks else [layers]
+    counts = [blocks - 1, blocks] if 0 < blocks < layers else [layers]
     programs = [compile_tower(tower, config(size, n), rows, devices) for n in counts]
     more = layers - counts[-1]
 
