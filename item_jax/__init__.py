@@ -47,7 +47,8 @@ _PUBLIC = {
 }
 _MODULES = (
     *("audit", "cache", "calibration", "choices", "comparison", "config", "datasets"),
-    *("detector", "embed", "embeddings", "evaluate", "files", "fitted", "heads"),
+    *("detector", "embed", "embeddings", "evaluate", "evidence", "figures", "files"),
+    *("fitted", "heads", "report", "results"),
     *("images", "join", "methods", "metrics", "misalignment", "neutralise", "paired"),
     *("perturb", "pipeline", "pixel_probe", "plots", "protocol", "records"),
     *("settings", "sharding", "shards", "sidecar_runs", "statistics", "tables"),

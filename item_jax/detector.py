@@ -2,85 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from item_jax import config as config_lib
-from item_jax import pipeline, settings
+from item_jax import evidence, pipeline, settings
 from item_jax.datasets.dataset import Dataset
 from item_jax.datasets.pictures import Input, as_dataset
 from item_jax.embed import embed_images
 from item_jax.embeddings import Embeddings, Row
+from item_jax.evidence import Explanation, Prediction
 from item_jax.fitted import FittedMethod
-from item_jax.methods import item
-from item_jax.misalignment import cosine
-from item_jax.records import Object
 from item_jax.towers.checkpoint import download
 from item_jax.towers.towers import load_towers
-
-
-@dataclasses.dataclass(frozen=True)
-class Prediction:
-    """The verdict on one image.
-
-    Attributes:
-      key: the record's, or the path or number of the input.
-      p_fake: P(fake) in [0, 1], or None when `status` is "failed".
-      verdict: "fake" when `p_fake` is above the method's threshold, else "real"; None
-        when failed.
-      status: "done" or "failed".
-      error: why it failed, or None.
-      caption: the one that was used.
-      cosine: of the whole image with its caption, in [-1, 1].
-      objects: the objects that were used, best score first.
-    """
-
-    key: str
-    p_fake: float | None
-    verdict: str | None
-    status: str
-    error: str | None
-    caption: str | None = None
-    cosine: float | None = None
-    objects: tuple[Object, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class ObjectEvidence:
-    """One object's part in a score.
-
-    Attributes:
-      object: phrase and box.
-      cosine: of its crop with its phrase, in [-1, 1].
-      p_fake_without: P(fake) had this object not been found.
-    """
-
-    object: Object
-    cosine: float
-    p_fake_without: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Explanation:
-    """A prediction and what it would be without each of its parts.
-
-    Attributes:
-      prediction: the score as it is.
-      p_fake_without_global: P(fake) with w1 = 0; None when failed, or for a method
-        that weighs no levels.
-      p_fake_without_objects: P(fake) with w2 = 0; None likewise.
-      objects: one entry per object used.
-    """
-
-    prediction: Prediction
-    p_fake_without_global: float | None
-    p_fake_without_objects: float | None
-    objects: tuple[ObjectEvidence, ...]
 
 
 class ItemDetector:
@@ -172,7 +109,8 @@ class ItemDetector:
           ValueError: for inputs without captions, or of another kind.
         """
         embeddings, rows = self._embed(as_dataset(inputs, images, captions))
-        return self._predictions(embeddings, rows, self.method.score(embeddings))
+        scores = self.method.score(embeddings)
+        return evidence.predictions(self.method, embeddings, rows, scores)
 
     def explain(
         self,
@@ -195,79 +133,13 @@ class ItemDetector:
           One `Explanation` per input, in order.
         """
         embeddings, rows = self._embed(as_dataset(inputs, images, captions))
-        # Each image several times: as it is, then with one object left out each.
-        counts = np.diff(embeddings.object_offsets)
-        index, kept = [], []
-        for i, count in enumerate(counts):
-            own = embeddings.object_offsets[i] + np.arange(count)
-            variants = [own, *(np.delete(own, j) for j in range(count))]
-            index += [i] * len(variants)
-            kept += variants
-        scores = self.method.score(embeddings.variants(index, kept))
-        first = np.concatenate([[0], np.cumsum(counts + 1)])
-        each = np.asarray(cosine(embeddings.object_emb, embeddings.phrase_emb))
-        without_global = self._weighted(embeddings, w1=0.0)
-        without_objects = self._weighted(embeddings, w2=0.0)
-        predictions = self._predictions(embeddings, rows, scores[first[:-1]])
-        out, i = [], 0
-        for prediction in predictions:
-            if prediction.status != "done":
-                out.append(Explanation(prediction, None, None, ()))
-                continue
-            start = embeddings.object_offsets[i]
-            evidence = tuple(
-                ObjectEvidence(
-                    o, float(each[start + j, 0]), float(scores[first[i] + 1 + j])
-                )
-                for j, o in enumerate(prediction.objects)
-            )
-            out.append(
-                Explanation(prediction, without_global[i], without_objects[i], evidence)
-            )
-            i += 1
-        return out
+        return evidence.explain(self.method, embeddings, rows)
 
     def _embed(self, data: Dataset) -> tuple[Embeddings, list[Row]]:
         stream = pipeline.stream(
             data, config=self.config, image_size=self.towers.image_size
         )
         return embed_images(stream, self.towers, self.config)
-
-    def _predictions(
-        self, embeddings: Embeddings, rows: Sequence[Row], scores: np.ndarray
-    ) -> list[Prediction]:
-        cosines = np.asarray(cosine(embeddings.image_emb, embeddings.text_emb))
-        predictions, i = [], 0
-        for row in rows:
-            if row["status"] != "done":
-                predictions.append(
-                    Prediction(row["key"], None, None, "failed", row["error"])
-                )
-                continue
-            p = float(scores[i])
-            predictions.append(
-                Prediction(
-                    key=row["key"],
-                    p_fake=p,
-                    verdict="fake" if p > self.method.threshold else "real",
-                    status="done",
-                    error=None,
-                    caption=row["caption"],
-                    cosine=float(cosines[i, 0]),
-                    objects=tuple(Object(**o) for o in row["objects"]),
-                )
-            )
-            i += 1
-        return predictions
-
-    def _weighted(
-        self, embeddings: Embeddings, **weights: float
-    ) -> list[float] | list[None]:
-        """The scores with another w1 or w2, for a method that has them."""
-        if "misalignment" not in self.method.state:
-            return [None] * len(embeddings)
-        changed = item.weighted(self.method.state, **weights)
-        return [float(p) for p in self.method.score(embeddings, changed)]
 
 
 def load_method(name: str | Path, revision: str | None = None) -> FittedMethod:

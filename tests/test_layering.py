@@ -15,16 +15,17 @@ STOREYS = [
     {"config", "settings", "records", "join", "images", "views", "perturb", "budget"}
     | {"neutralise", "metrics", "progress", "protocol", "headers", "pixel_probe"}
     | {"resampling", "statistics", "paired", "calibration", "comparison", "tables"}
-    | {"sidecar_runs"},
+    | {"sidecar_runs", "results"},
     {"sharding", "misalignment", "heads", "datasets", "audit", "audit_report"},
     {"towers", "testing"},
     {"embeddings", "pipeline", "shards", "cache"},
     {"training_loop", "embed"},
     {"methods"},
     {"fitted", "method_files"},
-    {"train", "evaluate", "thresholds"},
+    {"train", "evaluate", "thresholds", "evidence"},
     {"detector"},
-    {"plots"},
+    {"plots", "figures"},
+    {"report"},
     {"commands"},
     {"__main__"},
 ]

@@ -169,6 +169,13 @@ def find_images(root: str, arguments: argparse.Namespace) -> Any:
     )
 
 
+def without_screen() -> None:
+    """Lets matplotlib draw into files, also on a machine without a screen."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+
+
 def say(text: str) -> None:
     """Prints at once, also into a pipe."""
     print(text, flush=True)

@@ -14,6 +14,7 @@ from item_jax.commands import (
     configured,
     option,
     say,
+    without_screen,
 )
 from item_jax.workdir import Workdir
 
@@ -48,7 +49,7 @@ OPTIONS = (
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from item_jax import settings
+    from item_jax import figures, results, settings
     from item_jax.cache import EmbeddingCache
     from item_jax.evaluate import evaluate_methods
     from item_jax.fitted import load_seeds
@@ -75,10 +76,12 @@ def run(arguments: argparse.Namespace) -> int:
             warnings.append(f"left out: {e}")
             del fitted[name]
     folder = workdir.results(arguments.name or arguments.cache)
-    results = evaluate_methods(cache, fitted, c, folder=folder, warnings=warnings)
-    say(table(results))
-    say(f"wrote {folder}")
-    return 1 if results["counts"]["failed"] else 0
+    found = evaluate_methods(cache, fitted, c, folder=folder, warnings=warnings)
+    say(table(found))
+    without_screen()
+    drawn = figures.save(results.read(folder), folder)
+    say(f"wrote {folder}: results.json, scores.csv, {', '.join(p.name for p in drawn)}")
+    return 1 if found["counts"]["failed"] else 0
 
 
 def _folders(arguments: argparse.Namespace) -> dict[str, Path]:

@@ -19,6 +19,7 @@ from item_jax.commands import (
     option,
     say,
     sidecar_request,
+    without_screen,
 )
 
 HELP = "Score images and show the evidence."
@@ -175,9 +176,7 @@ def _scored(
 
 def _draw(explanation, record: records.Record, root: Path, arguments) -> str:
     """Draws the evidence of one image into --save-dir; returns the path."""
-    import matplotlib
-
-    matplotlib.use("Agg")  # also on a machine without a screen
+    without_screen()
     import matplotlib.pyplot as plt
 
     from item_jax import images, plots
