@@ -191,12 +191,12 @@ def of_results(results: Results) -> dict[str, Figure]:
     """Returns the figures of an evaluation by name; close them when they are drawn."""
     figures = {"auc": plots.auc_bars(results.summary)}
     first = results.summary["methods"][results.summary["method"]]
+    if first["reliability"]:
+        figures["reliability"] = reliability(results.summary)
     if any(f["auc"] is not None for f in first["generators"].values()):
         figures["curves"] = curves(results)
     if sum(map(tells, results.summary["methods"].values())) > 1:
         figures["methods"] = mean_curves(results)
-    if first["reliability"]:
-        figures["reliability"] = reliability(results.summary)
     if results.groups:
         figures["cosines"] = cosines(results)
     return figures

@@ -113,12 +113,12 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
     method = results["methods"][results["method"]]
     counts, embedding = results["counts"], results["embedding"]
     notes = [
-        f"percent; ACC at P(fake) > {_threshold(method)}; * trained on this generator",
-        *_resampled(results, method),
+        f"percent; ACC at P(fake) > {threshold(method)}; * trained on this generator",
+        *resampled(results, method),
         f"protocol {results['protocol']['name']}: {results['protocol']['images']}",
         f"{counts['in']} images = {counts['done']} done + {counts['failed']} failed; "
-        f"{_described(method['config'])}, towers {embedding['tower']['name']}, "
-        f"{embedding['dtype']}{_altered(embedding)}",
+        f"{described(method['config'])}, towers {embedding['tower']['name']}, "
+        f"{embedding['dtype']}{altered(embedding)}",
         f"{results['method']}: {method['range']['text']}",
     ]
     notes += [
@@ -140,11 +140,11 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
                 f"(95%, seeds and images: {_interval(macro['interval_95'])})"
             )
         notes.append(f"AUC over {method['seeds']['n']} seeds: {spread}")
-    notes += _left_out(results)
+    notes += left_out(results)
     return notes + [f"warning: {warning}" for warning in results["warnings"]]
 
 
-def _left_out(results: Mapping[str, Any]) -> list[str]:
+def left_out(results: Mapping[str, Any]) -> list[str]:
     """Which figures cannot be computed, a line for each method and reason."""
     found: dict[tuple[str, str], list[str]] = {}
     for name, method in results["methods"].items():
@@ -157,7 +157,7 @@ def _left_out(results: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _threshold(method: Mapping[str, Any]) -> str:
+def threshold(method: Mapping[str, Any]) -> str:
     """The threshold, and where it comes from if it was calibrated."""
     c = method["calibration"]
     if not c:
@@ -168,7 +168,7 @@ def _threshold(method: Mapping[str, Any]) -> str:
     )
 
 
-def _resampled(results: Mapping[str, Any], method: Mapping[str, Any]) -> list[str]:
+def resampled(results: Mapping[str, Any], method: Mapping[str, Any]) -> list[str]:
     """How the intervals were made, and the generator with the lowest AUC."""
     replicates = results["config"]["evaluate"]["bootstrap"]
     if not replicates:
@@ -186,13 +186,13 @@ def _resampled(results: Mapping[str, Any], method: Mapping[str, Any]) -> list[st
     return notes
 
 
-def _described(config: Mapping[str, Any]) -> str:
+def described(config: Mapping[str, Any]) -> str:
     name = leaves(config["training"]["settings"]).get("misalignment.name")
     method = f"method {config['method']!r}"
     return f"{method}, misalignment {name!r}" if name else method
 
 
-def _altered(embedding: Mapping[str, Any]) -> str:
+def altered(embedding: Mapping[str, Any]) -> str:
     """What was done to the images before they were embedded, if anything."""
     altered = ""
     perturb, neutralise = embedding["perturb"], embedding["neutralise"]

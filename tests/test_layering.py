@@ -25,7 +25,8 @@ STOREYS = [
     {"train", "evaluate", "thresholds", "evidence"},
     {"detector"},
     {"plots", "figures"},
-    {"report"},
+    {"gallery"},
+    {"report", "report_tables"},
     {"commands"},
     {"__main__"},
 ]

@@ -8,16 +8,18 @@ status`. It finds and formats; everything it computes can be imported from elsew
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from item_jax import config as config_lib
 from item_jax import files, sidecar_runs
+from item_jax.workdir import Workdir
 
 NAMES = (
     *("demo", "index", "audit", "build-dataset", "embed", "train", "evaluate"),
-    *("calibrate", "fit", "predict", "config", "check"),
+    *("report", "calibrate", "fit", "predict", "config", "check"),
 )
 """The commands in the order of `item-jax --help`."""
 
@@ -42,6 +44,10 @@ DISTRIBUTED = option(
 )
 CACHE = option(
     "--cache", default="", metavar="NAME", help="a named cache beside embeddings/"
+)
+HEAD = option(
+    "--head",
+    help="fitted in another workdir, whose methods are taken; default: WORKDIR/head",
 )
 LAYOUT = (
     option(
@@ -154,6 +160,19 @@ def card_warnings(
         for name, value in config_lib.leaves(config_lib.to_json(c)).items()
         if name in stored and value not in (stored[name], default[name])
     ]
+
+
+def method_folders(arguments: argparse.Namespace) -> dict[str, Path]:
+    """Returns the folders of the fitted methods that `--head` or `--workdir` names.
+
+    They are in the order of the tables, the head first.
+    """
+    workdir = Workdir(arguments.workdir)
+    first: dict[str, Path] = {}
+    if arguments.head:
+        head = Path(arguments.head)
+        workdir, first = Workdir(head.absolute().parent), {head.name: head}
+    return first | workdir.methods()
 
 
 def find_images(root: str, arguments: argparse.Namespace) -> Any:

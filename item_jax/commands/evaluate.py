@@ -9,9 +9,11 @@ from item_jax.choices import nearest
 from item_jax.commands import (
     CACHE,
     DISTRIBUTED,
+    HEAD,
     WORKDIR,
     card_warnings,
     configured,
+    method_folders,
     option,
     say,
     without_screen,
@@ -26,11 +28,7 @@ EXAMPLE = (
 OPTIONS = (
     WORKDIR,
     CACHE,
-    option(
-        "--head",
-        help="trained in another workdir, whose methods are scored; default: "
-        "WORKDIR/head",
-    ),
+    HEAD,
     option(
         "--methods",
         metavar="A,B",
@@ -62,7 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
     enable_compilation_cache()
     workdir = Workdir(arguments.workdir)
     cache = EmbeddingCache(workdir.cache(arguments.cache))
-    fitted = {name: load_seeds(folder) for name, folder in _folders(arguments).items()}
+    folders = _chosen(arguments, method_folders(arguments))
+    fitted = {name: load_seeds(folder) for name, folder in folders.items()}
     first = next(iter(fitted))
     training = fitted[first][0].config["training"]["settings"]
     warnings = card_warnings(arguments, c, cache.embedding, "the cache")
@@ -84,18 +83,12 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if found["counts"]["failed"] else 0
 
 
-def _folders(arguments: argparse.Namespace) -> dict[str, Path]:
+def _chosen(arguments: argparse.Namespace, known: dict[str, Path]) -> dict[str, Path]:
     """The folders of the methods to score, by name, the first one first."""
-    workdir = Workdir(arguments.workdir)
-    first: dict[str, Path] = {}
-    if arguments.head:
-        head = Path(arguments.head)
-        workdir, first = Workdir(head.absolute().parent), {head.name: head}
-    known = first | workdir.methods()
     if arguments.methods is None:
         if not known:
             raise ValueError(
-                f"no fitted method in {workdir.path}: `item-jax train` makes one"
+                f"no fitted method in {arguments.workdir}: `item-jax train` makes one"
             )
         return known
     chosen: dict[str, Path] = {}
@@ -103,7 +96,8 @@ def _folders(arguments: argparse.Namespace) -> dict[str, Path]:
         path = known.get(name, Path(name))
         if not (path / "config.json").is_file():
             raise ValueError(
-                f"no fitted method {name!r} in {workdir.path}; {nearest(name, known)}"
+                f"no fitted method {name!r} in {arguments.workdir}; "
+                f"{nearest(name, known)}"
             )
         chosen[path.name] = path
     return chosen
