@@ -16,6 +16,7 @@ from item_jax.files import atomic_file
 from item_jax.plots import SIDEWAYS, plain, tells
 from item_jax.records import LABELS
 from item_jax.results import Results
+from item_jax.tables import cut
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,7 +46,7 @@ def curves(results: Results) -> Figure:
         if not named:
             style["color"] = "grey"
         ap = results.summary["generators"][name]["ap"]
-        shown = plain(name) if named else None
+        shown = plain(cut(name)) if named else None
         axes[0].plot(*_roc(*pair), label=shown and f"{shown}, {auc[name]:.3f}", **style)
         axes[1].plot(*_pr(*pair), label=shown and f"{shown}, {ap:.3f}", **style)
     if len(found) > 1:
@@ -67,7 +68,7 @@ def mean_curves(results: Results) -> Figure:
             if method["generators"][group]["auc"] is not None
         ]
         if pairs and tells(method):
-            _draw_mean(axes, pairs, plain(name))
+            _draw_mean(axes, pairs, plain(cut(name)))
     _finish_curves(axes)
     figure.tight_layout()
     return figure
@@ -148,7 +149,7 @@ def reliability(results: Mapping[str, Any]) -> Figure:
             [b["fake"] for b in bins],
             marker="o",
             markersize=4 if name == first else 2.5,
-            label=f"{plain(name)}, ECE {_ece(bins):.3f}",
+            label=f"{plain(cut(name))}, ECE {_ece(bins):.3f}",
             **style,
         )
     for b in results["methods"][first]["reliability"]:

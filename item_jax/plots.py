@@ -13,6 +13,7 @@ from item_jax.evidence import Explanation
 from item_jax.files import printable
 from item_jax.misalignment import cosine
 from item_jax.records import LABELS
+from item_jax.tables import cut
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,7 +67,7 @@ def histograms(groups: Mapping[str, Mapping[str, Any]]) -> Figure:
                 color=COLOURS[label],
                 label=f"{label} (n = {len(own)})",
             )
-        axis.set_title(plain(name))
+        axis.set_title(plain(cut(name)))
         axis.legend(fontsize="small")
         axis.tick_params(labelbottom=True)
         if k + columns >= len(groups):
@@ -105,12 +106,12 @@ def auc_bars(results: Mapping[str, Any]) -> Figure:
             [(a - e[0], e[1] - a) if e else (0, 0) for a, e in zip(auc, ends)]
         ).T
         error = np.maximum(error, 0)  # a bootstrap need not contain the figure itself
-        options: dict[str, Any] = {"label": plain(title), "capsize": 2}
+        options: dict[str, Any] = {"label": plain(cut(title)), "capsize": 2}
         if sideways:
             axis.barh(place, auc, 0.9 * width, xerr=error, **options)
         else:
             axis.bar(place, auc, 0.9 * width, yerr=error, **options)
-    labels = [plain(name) for name in names]
+    labels = [plain(cut(name)) for name in names]
     if sideways:
         axis.axvline(0.5, color="grey", linewidth=0.8, linestyle=":")
         axis.set_yticks(np.arange(len(names)), labels)

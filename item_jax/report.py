@@ -33,6 +33,9 @@ CAPTIONS = {
     "images fit what was said of them.",
 }
 
+WIDE = ("curves", "methods", "cosines")
+"""Figures that take the width of the page."""
+
 INK = "#010203"
 """What is drawn in it takes the colour of the page's text, light or dark."""
 
@@ -147,7 +150,7 @@ def _figures(results: Results) -> str:
     drawn = []
     for name, image in _drawings(results).items():
         caption = escaped(CAPTIONS[name].format(first=first))
-        wide = ' class="wide" tabindex="0"' if name in ("curves", "methods", "cosines") else ""
+        wide = ' class="wide" tabindex="0"' if name in WIDE else ""
         drawn.append(
             f"<figure{wide}>{image}<figcaption>{caption}</figcaption></figure>"
         )

@@ -41,7 +41,7 @@ def _generators(results: Mapping[str, Any]) -> list[str]:
 
     def line(name: str, n: int, figures, interval, direction: str = "") -> str:
         own = "".join(_percent(figures.get(k), 8) for k in ("acc", "ap", "auc"))
-        start = f"{_cut(name):<{wide}}{n:>8}{own}  {_interval(interval):<11}"
+        start = f"{cut(name):<{wide}}{n:>8}{own}  {_interval(interval):<11}"
         return f"{start}  {direction}".rstrip()
 
     for name, shown in names.items():
@@ -59,7 +59,7 @@ def _generators(results: Mapping[str, Any]) -> list[str]:
 def _others(results: Mapping[str, Any], others: Sequence[str]) -> list[str]:
     """A line for each other method: its average and how it differs from the first."""
     wide = _width([*others, "other method"])
-    first = _cut(results["method"])
+    first = cut(results["method"])
     lines = [
         f"{'other method':<{wide}}{'macro AUC':>10}  {'95%':<11}  less {first}, 95%"
     ]
@@ -67,7 +67,7 @@ def _others(results: Mapping[str, Any], others: Sequence[str]) -> list[str]:
         method = results["methods"][name]
         interval = method.get("macro_interval_95", {}).get("auc")
         auc = _percent(method["macro"].get("auc"), 10)
-        line = f"{_cut(name):<{wide}}{auc}  {_interval(interval):<11}"
+        line = f"{cut(name):<{wide}}{auc}  {_interval(interval):<11}"
         found = method.get("difference", {}).get("macro", {}).get("auc")
         if found:
             line += f"  {100 * found['value']:+.2f}"
@@ -92,10 +92,11 @@ def _p(p: float) -> str:
 
 
 def _width(names: Sequence[str]) -> int:
-    return max(len(_cut(name)) for name in names) + 1
+    return max(len(cut(name)) for name in names) + 1
 
 
-def _cut(name: str) -> str:
+def cut(name: str) -> str:
+    """Returns a name that fits into a table or figure."""
     name = files.printable(name)
     return name if len(name) <= WIDEST else name[: WIDEST - 3] + "..."
 
@@ -181,7 +182,7 @@ def resampled(results: Mapping[str, Any], method: Mapping[str, Any]) -> list[str
     if least and len(results["generators"]) > 1:
         notes.append(
             f"lowest AUC {100 * least['value']:.2f} "
-            f"({_interval(least['interval_95'])}), on {_cut(least['generator'])}"
+            f"({_interval(least['interval_95'])}), on {cut(least['generator'])}"
         )
     return notes
 

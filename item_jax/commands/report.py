@@ -129,7 +129,7 @@ def _evidence(arguments, workdir: Workdir, found, notes: list[str]) -> dict[str,
             )
             continue
         method = load_seeds(folders[name])[0]
-        if method.config != evaluated["config"]:
+        if _settings(method.config) != _settings(evaluated["config"]):
             notes.append(
                 f"no evidence of {name}: {folders[name]} was fitted again since; run "
                 "`item-jax evaluate` again"
@@ -137,3 +137,8 @@ def _evidence(arguments, workdir: Workdir, found, notes: list[str]) -> dict[str,
             continue
         fitted[name] = method
     return {"cache": cache, "fitted": fitted}
+
+
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
+    """A method's configuration without what only its file has."""
+    return {k: v for k, v in config.items() if k not in ("schema", "item_jax")}
