@@ -46,14 +46,14 @@ _PUBLIC = {
     "ItemDetector": "detector",
 }
 _MODULES = (
-    *("audit", "cache", "calibration", "choices", "comparison", "config", "datasets"),
-    *("detector", "embed", "embeddings", "evaluate", "evidence", "figures", "files"),
-    *("fitted", "heads", "report", "results"),
-    *("images", "join", "methods", "metrics", "misalignment", "neutralise", "paired"),
+    *("audit", "cache", "calibration", "choices", "comparison", "config"),
+    *("datasets", "detector", "embed", "embeddings", "evaluate", "evidence"),
+    *("figures", "files", "fitted", "gallery", "heads", "hub", "images", "join"),
+    *("methods", "metrics", "misalignment", "model_card", "neutralise", "paired"),
     *("perturb", "pipeline", "pixel_probe", "plots", "protocol", "records"),
-    *("settings", "sharding", "shards", "sidecar_runs", "statistics", "tables"),
-    *("testing", "thresholds", "towers", "train", "training_loop", "views"),
-    "workdir",
+    *("report", "report_tables", "results", "settings", "sharding", "shards"),
+    *("sidecar_runs", "statistics", "tables", "testing", "thresholds", "towers"),
+    *("train", "training_loop", "views", "workdir"),
 )
 __all__ = [*_PUBLIC, *_MODULES]
 

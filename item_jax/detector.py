@@ -9,14 +9,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from item_jax import config as config_lib
-from item_jax import evidence, pipeline, settings
+from item_jax import evidence, files, hub, pipeline, settings
 from item_jax.datasets.dataset import Dataset
 from item_jax.datasets.pictures import Input, as_dataset
 from item_jax.embed import embed_images
 from item_jax.embeddings import Embeddings, Row
 from item_jax.evidence import Explanation, Prediction
 from item_jax.fitted import FittedMethod
-from item_jax.towers.checkpoint import download
 from item_jax.towers.towers import load_towers
 
 
@@ -68,8 +67,9 @@ class ItemDetector:
         Args:
           name: a folder that `item-jax train` wrote, or a Hugging Face repository id,
             whose method may not name modules outside item_jax.
-          towers: the CLIP model or where it is; default the one named in the method's
-            configuration.
+          towers: the CLIP model or where it is: a folder, a repository id, or
+            ID@REVISION; default the one named in the method's configuration, also where
+            the whole workdir was moved.
           dtype: "float32" or "bfloat16"; default that of the training.
           revision: of a repository.
           config: as for `ItemDetector(...)`.
@@ -77,12 +77,58 @@ class ItemDetector:
         Raises:
           ValueError: for a missing or damaged method, or towers that do not fit it.
         """
-        method = load_method(name, revision)
-        return cls(towers_of(method, towers, dtype), method, config)
+        method, folder = hub.load(name, revision)
+        return cls(towers_of(method, towers, dtype, folder=folder), method, config)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Writes the method; the towers stay where their name says."""
-        self.method.save(folder)
+    def save_pretrained(
+        self, folder: str | Path, *, results: str | Path | None = None
+    ) -> None:
+        """Writes the method and its model card; the towers stay where they are.
+
+        Args:
+          folder: to be written to.
+          results: a `results.json` whose figures the card shows.
+
+        Raises:
+          ValueError: if the results are not of this method.
+        """
+        self.method.save(folder, results=_read(results))
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        results: str | Path | None = None,
+        private: bool = False,
+        revision: str | None = None,
+        message: str = "",
+        token: str | None = None,
+    ) -> str:
+        """Publishes the method and its model card on the Hugging Face Hub.
+
+        The towers are named, by repository id or by the name of their folder, and by
+        their digest; they are not published.
+
+        Args:
+          repository: its id, `owner/name`; made if it is not there.
+          results: a `results.json` whose figures the card shows.
+          private, revision, message, token: see `item_jax.hub.push`.
+
+        Returns:
+          The commit, for `from_pretrained(repository, revision=...)`.
+
+        Raises:
+          ValueError: if the Hub refuses, or the results are not of this method.
+        """
+        return hub.push(
+            self.method,
+            repository,
+            results=_read(results),
+            private=private,
+            revision=revision,
+            message=message,
+            token=token,
+        )
 
     def predict(
         self,
@@ -142,38 +188,25 @@ class ItemDetector:
         return embed_images(stream, self.towers, self.config)
 
 
-def load_method(name: str | Path, revision: str | None = None) -> FittedMethod:
-    """Loads a fitted method without its towers.
-
-    Args:
-      name: a folder that `item-jax train` wrote, or a Hugging Face repository id, whose
-        method may not name modules outside item_jax.
-      revision: of a repository.
-
-    Raises:
-      ValueError: for a missing or damaged method.
-    """
-    folder = Path(name)
-    local = folder.is_dir()
-    if not local:
-        if str(name).count("/") != 1 or str(name).startswith((".", "/")):
-            raise ValueError(
-                f"no fitted method {str(name)!r}: neither a folder nor a repository id"
-            )
-        folder = download(str(name), revision)
-    return FittedMethod.load(folder, modules=local)
+def _read(results: str | Path | None) -> dict[str, Any] | None:
+    return None if results is None else files.read_json(results)
 
 
 def towers_of(
-    method: FittedMethod, towers: Any = None, dtype: str | None = None
+    method: FittedMethod,
+    towers: Any = None,
+    dtype: str | None = None,
+    *,
+    folder: Path | None = None,
 ) -> Any:
     """Returns the towers that a method scores with.
 
     Args:
       method: fitted.
-      towers: a CLIP model, which is returned, or where it is; default the one named in
-        the method's configuration.
+      towers: a CLIP model, which is returned, or where it is: a folder, a repository
+        id, or ID@REVISION; default the one named in the method's configuration.
       dtype: "float32" or "bfloat16"; default that of the training.
+      folder: the method's, near which towers that were moved with it are found.
 
     Raises:
       ValueError: if they cannot be loaded, or a loaded model is of another dtype.
@@ -185,16 +218,24 @@ def towers_of(
                 f"dtype {dtype!r}, but the towers given are of {towers.dtype!r}"
             )
         return towers
+    name = str(towers or tower["name"])
+    if towers is None and folder is not None:
+        name = hub.find_towers(name, folder)
+    revision = None
+    if not Path(name).is_dir():
+        name, _, revision = name.partition("@")
     try:
         return load_towers(
-            str(towers or tower["name"]),
+            name,
             dtype or method.embedding["dtype"],
+            revision=revision or None,
             family=tower["family"],
         )
     except ValueError as e:
         if towers is not None:
             raise
         raise ValueError(
-            f"the towers of method {method.name!r} cannot be loaded: {e}. If they are "
-            "elsewhere now, say where (--towers; in Python towers=)"
+            f"the towers of method {method.name!r}, {hub.described(tower)}, cannot be "
+            f"loaded: {e}. If they are elsewhere now, say where (--towers; in Python "
+            "towers=)"
         ) from e

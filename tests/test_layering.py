@@ -15,7 +15,7 @@ STOREYS = [
     {"config", "settings", "records", "join", "images", "views", "perturb", "budget"}
     | {"neutralise", "metrics", "progress", "protocol", "headers", "pixel_probe"}
     | {"resampling", "statistics", "paired", "calibration", "comparison", "tables"}
-    | {"sidecar_runs", "results"},
+    | {"sidecar_runs", "results", "model_card"},
     {"sharding", "misalignment", "heads", "datasets", "audit", "audit_report"},
     {"towers", "testing"},
     {"embeddings", "pipeline", "shards", "cache"},
@@ -23,7 +23,7 @@ STOREYS = [
     {"methods"},
     {"fitted", "method_files"},
     {"train", "evaluate", "thresholds", "evidence"},
-    {"detector"},
+    {"detector", "hub"},
     {"plots", "figures"},
     {"gallery"},
     {"report", "report_tables"},

@@ -105,6 +105,7 @@ def _evidence(arguments, workdir: Workdir, found, notes: list[str]) -> dict[str,
     """The cache and the methods that were evaluated, those that are still there."""
     from item_jax.cache import EmbeddingCache
     from item_jax.fitted import load_seeds
+    from item_jax.model_card import settings_of
     from item_jax.sharding import enable_compilation_cache
 
     try:
@@ -129,7 +130,7 @@ def _evidence(arguments, workdir: Workdir, found, notes: list[str]) -> dict[str,
             )
             continue
         method = load_seeds(folders[name])[0]
-        if _settings(method.config) != _settings(evaluated["config"]):
+        if settings_of(method.config) != settings_of(evaluated["config"]):
             notes.append(
                 f"no evidence of {name}: {folders[name]} was fitted again since; run "
                 "`item-jax evaluate` again"
@@ -137,8 +138,3 @@ def _evidence(arguments, workdir: Workdir, found, notes: list[str]) -> dict[str,
             continue
         fitted[name] = method
     return {"cache": cache, "fitted": fitted}
-
-
-def _settings(config: dict[str, Any]) -> dict[str, Any]:
-    """A method's configuration without what only its file has."""
-    return {k: v for k, v in config.items() if k not in ("schema", "item_jax")}
