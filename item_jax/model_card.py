@@ -145,8 +145,14 @@ def _figures(config: Mapping[str, Any], results: Mapping[str, Any] | None) -> st
 
 
 def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the configuration of a method without what only its file has."""
-    return {k: v for k, v in config.items() if k not in ("schema", "item_jax")}
+    """Returns what tells two methods apart in their configurations.
+
+    That leaves out what only a file has, and where the towers were: their digest stays.
+    """
+    embedding = config["embedding"]
+    tower = {k: v for k, v in embedding["tower"].items() if k != "name"}
+    kept = {k: v for k, v in config.items() if k not in ("schema", "item_jax")}
+    return kept | {"embedding": embedding | {"tower": tower}}
 
 
 def _percent(value: float | None, ends: Any) -> str:

@@ -115,7 +115,6 @@ def test_everything_can_be_done_from_the_keyboard(opened, page_file):
         keys.append(title.inner_text())
         page.keyboard.press("ArrowRight")
     assert len(set(keys)) == 3
-    assert page.locator("#detail svg rect").count() >= 0
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("Escape")
     assert not page.locator("#detail").is_visible()
@@ -128,7 +127,7 @@ def test_everything_can_be_done_from_the_keyboard(opened, page_file):
     seen = set()
     for _ in range(80):
         page.keyboard.press("Tab")
-        seen.add(page.evaluate("document.activeElement.outerHTML.slice(0, 60)"))
+        seen.add(page.evaluate("document.activeElement.outerHTML.slice(0, 160)"))
     for needed in ("Surest errors", 'name="generator"', 'name="search"', "<summary>"):
         assert any(needed in one for one in seen), needed
 
