@@ -82,7 +82,7 @@ def test_filters_show_what_they_say(opened, page_file, evaluated):
     index = found.groups["gan"]
     assert len(shown(page)) == (found.labels[index] == 1).sum()
     page.fill("input[name=search]", found.rows[index[-1]]["key"].upper())
-    page.wait_for_function("document.querySelectorAll('#cards .card').length === 1")
+    page.wait_for_selector("text=1 to 1 of 1 images (of 12)")
     page.fill("input[name=search]", "no such image")
     page.wait_for_selector("text=No image of 12 is like that.")
 
@@ -196,10 +196,6 @@ def test_hostile_text_runs_nothing(opened, evaluated, tmp_path):
     page.locator("#cards .card").first.click()
     assert HOSTILE[:20] in page.locator("#detail-title").inner_text()
     assert page.evaluate("typeof hacked") == "undefined"
-    # What slips in after all is stopped by the policy of the page.
-    page.evaluate(
-        "document.body.insertAdjacentHTML('beforeend', '<b onclick=\"hacked=1\">x</b>')"
-    )
     assert "script-src 'sha256-" in path.read_text("utf-8")
 
 
