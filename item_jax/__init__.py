@@ -46,14 +46,16 @@ _PUBLIC = {
     "ItemDetector": "detector",
 }
 _MODULES = (
-    *("audit", "cache", "calibration", "choices", "comparison", "config", "datasets"),
-    *("detector", "embed", "embeddings", "evaluate", "files", "fitted", "heads"),
-    *("early_stopping", "images", "join", "methods", "metrics", "misalignment"),
-    *("neutralise", "outside_scores", "paired", "perturb", "pipeline", "pixel_probe"),
-    *("pixels", "plots", "protocol", "published", "records", "settings", "sharding"),
-    *("shards", "sidecar_runs", "statistics", "tables", "testing", "thresholds"),
-    *("torch_files", "towers", "train", "training_loop", "views"),
-    "workdir",
+    *("audit", "cache", "calibration", "choices", "comparison", "config"),
+    *("datasets", "detector", "early_stopping", "embed", "embeddings"),
+    *("evaluate", "evidence", "figures", "files", "fitted", "gallery"),
+    *("heads", "hub", "images", "join", "methods", "metrics"),
+    *("misalignment", "model_card", "neutralise", "outside_scores"),
+    *("paired", "perturb", "pipeline", "pixel_probe", "pixels", "plots"),
+    *("protocol", "published", "records", "report", "report_tables"),
+    *("results", "settings", "sharding", "shards", "sidecar_runs"),
+    *("statistics", "tables", "testing", "thresholds", "torch_files"),
+    *("towers", "train", "training_loop", "views", "workdir"),
 )
 __all__ = [*_PUBLIC, *_MODULES]
 

@@ -7,86 +7,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from item_jax import config as config_lib
-from item_jax import pipeline, settings
+from item_jax import evidence, files, hub, pipeline, settings
 from item_jax.datasets import dataset
 from item_jax.datasets.dataset import Dataset
 from item_jax.datasets.pictures import Input, as_dataset
 from item_jax.embed import embed_images
 from item_jax.embeddings import Embeddings, Row
+from item_jax.evidence import Explanation, Prediction
 from item_jax.fitted import FittedMethod
-from item_jax.methods import item, reads_pixels
-from item_jax.misalignment import cosine
+from item_jax.methods import reads_pixels
 from item_jax.pixels import Pictures
 from item_jax.records import Object
 from item_jax.sidecar_runs import Request
-from item_jax.towers.checkpoint import download
 from item_jax.towers.towers import load_towers
-
-
-@dataclasses.dataclass(frozen=True)
-class Prediction:
-    """The verdict on one image.
-
-    Attributes:
-      key: the record's, or the path or number of the input.
-      p_fake: P(fake) in [0, 1], or None when `status` is "failed".
-      verdict: "fake" when `p_fake` is above the method's threshold, else "real"; None
-        when failed.
-      status: "done" or "failed".
-      error: why it failed, or None.
-      caption: the one that was used.
-      cosine: of the whole image with its caption, in [-1, 1].
-      objects: the objects that were used, best score first.
-      warnings: where captions or boxes are known to be made otherwise than those that
-        the method was fitted on.
-    """
-
-    key: str
-    p_fake: float | None
-    verdict: str | None
-    status: str
-    error: str | None
-    caption: str | None = None
-    cosine: float | None = None
-    objects: tuple[Object, ...] = ()
-    warnings: tuple[str, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class ObjectEvidence:
-    """One object's part in a score.
-
-    Attributes:
-      object: phrase and box.
-      cosine: of its crop with its phrase, in [-1, 1].
-      p_fake_without: P(fake) had this object not been found.
-    """
-
-    object: Object
-    cosine: float
-    p_fake_without: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Explanation:
-    """A prediction and what it would be without each of its parts.
-
-    Attributes:
-      prediction: the score as it is.
-      p_fake_without_global: P(fake) with w1 = 0; None when failed, or for a method
-        that weighs no levels.
-      p_fake_without_objects: P(fake) with w2 = 0; None likewise.
-      objects: one entry per object used.
-    """
-
-    prediction: Prediction
-    p_fake_without_global: float | None
-    p_fake_without_objects: float | None
-    objects: tuple[ObjectEvidence, ...]
 
 
 class ItemDetector:
@@ -137,8 +73,9 @@ class ItemDetector:
         Args:
           name: a folder that `item-jax train` wrote, or a Hugging Face repository id,
             whose method may not name modules outside item_jax.
-          towers: the CLIP model or where it is; default the one named in the method's
-            configuration.
+          towers: the CLIP model or where it is: a folder, a repository id, or
+            ID@REVISION; default the one named in the method's configuration, also where
+            the whole workdir was moved.
           dtype: "float32" or "bfloat16"; default that of the training.
           revision: of a repository.
           config: as for `ItemDetector(...)`.
@@ -146,12 +83,58 @@ class ItemDetector:
         Raises:
           ValueError: for a missing or damaged method, or towers that do not fit it.
         """
-        method = load_method(name, revision)
-        return cls(towers_of(method, towers, dtype), method, config)
+        method, folder = hub.load(name, revision)
+        return cls(towers_of(method, towers, dtype, folder=folder), method, config)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Writes the method; the towers stay where their name says."""
-        self.method.save(folder)
+    def save_pretrained(
+        self, folder: str | Path, *, results: str | Path | None = None
+    ) -> None:
+        """Writes the method and its model card; the towers stay where they are.
+
+        Args:
+          folder: to be written to.
+          results: a `results.json` whose figures the card shows.
+
+        Raises:
+          ValueError: if the results are not of this method.
+        """
+        self.method.save(folder, results=_read(results))
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        results: str | Path | None = None,
+        private: bool = False,
+        revision: str | None = None,
+        message: str = "",
+        token: str | None = None,
+    ) -> str:
+        """Publishes the method and its model card on the Hugging Face Hub.
+
+        The towers are named, by repository id or by the name of their folder, and by
+        their digest; they are not published.
+
+        Args:
+          repository: its id, `owner/name`; made if it is not there.
+          results: a `results.json` whose figures the card shows.
+          private, revision, message, token: see `item_jax.hub.push`.
+
+        Returns:
+          The commit, for `from_pretrained(repository, revision=...)`.
+
+        Raises:
+          ValueError: if the Hub refuses, or the results are not of this method.
+        """
+        return hub.push(
+            self.method,
+            repository,
+            results=_read(results),
+            private=private,
+            revision=revision,
+            message=message,
+            token=token,
+        )
 
     def predict(
         self,
@@ -198,7 +181,9 @@ class ItemDetector:
         data = as_dataset(inputs, images, captions, objects, request)
         embeddings, rows = self._embed(data)
         scores = self.method.score(embeddings)
-        return self._predictions(embeddings, rows, scores, self._other(data))
+        return evidence.predictions(
+            self.method, embeddings, rows, scores, warnings=self._other(data)
+        )
 
     def explain(
         self,
@@ -227,39 +212,9 @@ class ItemDetector:
         request = _request(caption_with, ground_with)
         data = as_dataset(inputs, images, captions, objects, request)
         embeddings, rows = self._embed(data)
-        # Each image several times: as it is, then with one object left out each.
-        counts = np.diff(embeddings.object_offsets)
-        index, kept = [], []
-        for i, count in enumerate(counts):
-            own = embeddings.object_offsets[i] + np.arange(count)
-            variants = [own, *(np.delete(own, j) for j in range(count))]
-            index += [i] * len(variants)
-            kept += variants
-        scores = self.method.score(embeddings.variants(index, kept))
-        first = np.concatenate([[0], np.cumsum(counts + 1)])
-        each = np.asarray(cosine(embeddings.object_emb, embeddings.phrase_emb))
-        without_global = self._weighted(embeddings, w1=0.0)
-        without_objects = self._weighted(embeddings, w2=0.0)
-        predictions = self._predictions(
-            embeddings, rows, scores[first[:-1]], self._other(data)
+        return evidence.explain(
+            self.method, embeddings, rows, warnings=self._other(data)
         )
-        out, i = [], 0
-        for prediction in predictions:
-            if prediction.status != "done":
-                out.append(Explanation(prediction, None, None, ()))
-                continue
-            start = embeddings.object_offsets[i]
-            evidence = tuple(
-                ObjectEvidence(
-                    o, float(each[start + j, 0]), float(scores[first[i] + 1 + j])
-                )
-                for j, o in enumerate(prediction.objects)
-            )
-            out.append(
-                Explanation(prediction, without_global[i], without_objects[i], evidence)
-            )
-            i += 1
-        return out
 
     def _embed(self, data: Dataset) -> tuple[Embeddings, list[Row]]:
         stream = pipeline.stream(
@@ -281,47 +236,6 @@ class ItemDetector:
         what = self.method.name
         return tuple(settings.compare_roles(self.method.embedding, facts, what=what))
 
-    def _predictions(
-        self,
-        embeddings: Embeddings,
-        rows: Sequence[Row],
-        scores: np.ndarray,
-        warnings: tuple[str, ...],
-    ) -> list[Prediction]:
-        cosines = np.asarray(cosine(embeddings.image_emb, embeddings.text_emb))
-        predictions, i = [], 0
-        for row in rows:
-            if row["status"] != "done":
-                predictions.append(
-                    Prediction(row["key"], None, None, "failed", row["error"])
-                )
-                continue
-            p = float(scores[i])
-            predictions.append(
-                Prediction(
-                    key=row["key"],
-                    p_fake=p,
-                    verdict="fake" if p > self.method.threshold else "real",
-                    status="done",
-                    error=None,
-                    caption=row["caption"],
-                    cosine=float(cosines[i, 0]),
-                    objects=tuple(Object(**o) for o in row["objects"]),
-                    warnings=warnings,
-                )
-            )
-            i += 1
-        return predictions
-
-    def _weighted(
-        self, embeddings: Embeddings, **weights: float
-    ) -> list[float] | list[None]:
-        """The scores with another w1 or w2, for a method that has them."""
-        if "misalignment" not in self.method.state:
-            return [None] * len(embeddings)
-        changed = item.weighted(self.method.state, **weights)
-        return [float(p) for p in self.method.score(embeddings, changed)]
-
 
 def _request(
     caption_with: str | Request | None, ground_with: str | None
@@ -335,38 +249,25 @@ def _request(
     return Request(caption_with or "", ground_with=ground_with or "")
 
 
-def load_method(name: str | Path, revision: str | None = None) -> FittedMethod:
-    """Loads a fitted method without its towers.
-
-    Args:
-      name: a folder that `item-jax train` wrote, or a Hugging Face repository id, whose
-        method may not name modules outside item_jax.
-      revision: of a repository.
-
-    Raises:
-      ValueError: for a missing or damaged method.
-    """
-    folder = Path(name)
-    local = folder.is_dir()
-    if not local:
-        if str(name).count("/") != 1 or str(name).startswith((".", "/")):
-            raise ValueError(
-                f"no fitted method {str(name)!r}: neither a folder nor a repository id"
-            )
-        folder = download(str(name), revision)
-    return FittedMethod.load(folder, modules=local)
+def _read(results: str | Path | None) -> dict[str, Any] | None:
+    return None if results is None else files.read_json(results)
 
 
 def towers_of(
-    method: FittedMethod, towers: Any = None, dtype: str | None = None
+    method: FittedMethod,
+    towers: Any = None,
+    dtype: str | None = None,
+    *,
+    folder: Path | None = None,
 ) -> Any:
     """Returns the towers that a method scores with.
 
     Args:
       method: fitted.
-      towers: a CLIP model, which is returned, or where it is; default the one named in
-        the method's configuration.
+      towers: a CLIP model, which is returned, or where it is: a folder, a repository
+        id, or ID@REVISION; default the one named in the method's configuration.
       dtype: "float32" or "bfloat16"; default that of the training.
+      folder: the method's, near which towers that were moved with it are found.
 
     Raises:
       ValueError: if they cannot be loaded, or a loaded model is of another dtype.
@@ -378,16 +279,24 @@ def towers_of(
                 f"dtype {dtype!r}, but the towers given are of {towers.dtype!r}"
             )
         return towers
+    name = str(towers or tower["name"])
+    if towers is None and folder is not None:
+        name = hub.find_towers(name, folder)
+    revision = None
+    if not Path(name).is_dir():
+        name, _, revision = name.partition("@")
     try:
         return load_towers(
-            str(towers or tower["name"]),
+            name,
             dtype or method.embedding["dtype"],
+            revision=revision or None,
             family=tower["family"],
         )
     except ValueError as e:
         if towers is not None:
             raise
         raise ValueError(
-            f"the towers of method {method.name!r} cannot be loaded: {e}. If they are "
-            "elsewhere now, say where (--towers; in Python towers=)"
+            f"the towers of method {method.name!r}, {hub.described(tower)}, cannot be "
+            f"loaded: {e}. If they are elsewhere now, say where (--towers; in Python "
+            "towers=)"
         ) from e

@@ -367,7 +367,10 @@ def _held_in(
 def _write_scores(
     path: Path, scores: Scores, fitted: Mapping[str, Sequence[FittedMethod]]
 ) -> None:
-    """One row an image: the first method's score and verdict, the others' scores."""
+    """One row an image: the first method's score and verdict, the others' scores.
+
+    Nine digits tell float32 scores apart, so that figures can be computed again.
+    """
     first, *others = fitted
     threshold = fitted[first][0].threshold
     names = ["key", "label", "benchmark", "generator", "split", "caption"]
@@ -381,13 +384,13 @@ def _write_scores(
             writer.writerow(
                 {name: row[name] for name in names}
                 | {
-                    "p_fake": f"{p:.6f}",
+                    "p_fake": f"{p:.9g}",
                     "verdict": "fake" if p > threshold else "real",
-                    "cosine": f"{row['cosine']:.6f}",
+                    "cosine": f"{row['cosine']:.9g}",
                     "objects": len(row["objects"]),
                     "status": "done",
                 }
-                | {f"p_fake_{n}": f"{scores.columns[n, 0][i]:.6f}" for n in others}
+                | {f"p_fake_{n}": f"{scores.columns[n, 0][i]:.9g}" for n in others}
             )
         for row in scores.failures:
             known = {name: row.get(name) for name in names}

@@ -13,13 +13,22 @@ One writer and one reader for all methods. Folders of version 0.1 are read too
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
 
-from item_jax import __version__, calibration, files, method_files, methods, settings
+from item_jax import (
+    __version__,
+    calibration,
+    files,
+    method_files,
+    methods,
+    model_card,
+    settings,
+)
 from item_jax.embeddings import Embeddings
 
 FEW = 1000
@@ -148,8 +157,14 @@ class FittedMethod:
             "text": text,
         }
 
-    def save(self, folder: str | Path) -> None:
+    def save(
+        self, folder: str | Path, *, results: Mapping[str, Any] | None = None
+    ) -> None:
         """Writes the folder; each file is whole or absent, `config.json` comes last.
+
+        Args:
+          folder: to be written to.
+          results: as for `card`.
 
         Raises:
           ValueError: for a number in the state that is not finite.
@@ -160,7 +175,7 @@ class FittedMethod:
         with files.atomic_file(folder / method_files.WEIGHTS, binary=True) as f:
             f.write(save(arrays))
         with files.atomic_file(folder / "README.md") as f:
-            f.write(self.card())
+            f.write(self.card(results))
         head = {"schema": method_files.SCHEMA, "item_jax": __version__}
         files.write_json(folder / "config.json", head | self.config | {"state": plain})
 
@@ -188,36 +203,17 @@ class FittedMethod:
                 raise ValueError(f"{folder}: {detail}") from e
         return cls(config, state, module)
 
-    def card(self) -> str:
-        """Returns the model card."""
-        t, tower, about = self.config["training"], self.embedding["tower"], self.range()
-        state = "\n".join(
-            f"- {name}: `{value}`"
-            for name, value in method_files.split(self.state)[1].items()
-            if value != {}
-        )
-        toy = (
-            "**Toy world.** It was trained on the miniature that comes with item_jax. "
-            "Its verdicts on photographs mean nothing.\n\n"
-        )
-        return f"""---
-library_name: item-jax
-tags: [fake-image-detection, clip, jax]
----
-# `{self.name}`: a detector of AI-generated images
+    def card(self, results: Mapping[str, Any] | None = None) -> str:
+        """Returns the model card.
 
-{toy if about["toy_world"] else ""}- Range: {about["text"]}
-- Towers: `{tower["name"]}` (D = {tower["embed_dim"]}), {self.embedding["dtype"]}
-- Seed {t["seed"]}; fake when P(fake) > {self.threshold}
-{state}
+        Args:
+          results: the content of a `results.json`, whose figures it shows.
 
-Load it with `item_jax.ItemDetector.from_pretrained(folder)`.
-
-## Limits
-
-A score is a hint and no evidence by itself: it depends on the generators the method was
-trained on, on the captions it is given, and on how an image was resized and compressed.
-"""
+        Raises:
+          ValueError: if they are not of this method.
+        """
+        plain = method_files.split(self.state)[1]
+        return model_card.card(self.config, self.range(), plain, results)
 
 
 def load_seeds(folder: str | Path) -> list[FittedMethod]:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from item_jax.detector import Explanation
 from item_jax.embeddings import Embeddings
+from item_jax.evidence import Explanation
 from item_jax.files import printable
 from item_jax.misalignment import cosine
 from item_jax.records import LABELS
+from item_jax.tables import cut
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,8 +31,6 @@ def cosines(parts: Iterable[Embeddings]) -> Figure:
     Args:
       parts: such as `cache.select(split="test")`; rows without a label are left out.
     """
-    import matplotlib.pyplot as plt
-
     groups: dict[str, dict[str, list[float]]] = {}
     for part in parts:
         values = np.asarray(cosine(part.image_emb, part.text_emb))[:, 0]
@@ -39,12 +38,27 @@ def cosines(parts: Iterable[Embeddings]) -> Figure:
             if row["label"] in LABELS:
                 group = groups.setdefault(row["generator"] or "unnamed", {})
                 group.setdefault(row["label"], []).append(float(value))
+    return histograms(groups)
+
+
+def histograms(groups: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """The same of cosines `[n]` by generator and label, four generators a row."""
+    import matplotlib.pyplot as plt
+
+    columns = max(1, min(4, len(groups)))
+    lines = max(1, -(-len(groups) // columns))
     figure, axes = plt.subplots(
-        1, len(groups), figsize=(3.2 * len(groups), 2.6), sharex=True, squeeze=False
+        lines,
+        columns,
+        figsize=(3.2 * columns, 2.4 * lines + 0.2),
+        sharex=True,
+        squeeze=False,
     )
     everything = [v for group in groups.values() for vs in group.values() for v in vs]
     bins = np.histogram_bin_edges(everything, bins=30)
-    for axis, (name, group) in zip(axes[0], sorted(groups.items())):
+    for axis in axes.flat[len(groups) :]:
+        axis.set_axis_off()
+    for k, (axis, (name, group)) in enumerate(zip(axes.flat, sorted(groups.items()))):
         for label, own in sorted(group.items(), reverse=True):
             axis.hist(
                 own,
@@ -53,10 +67,13 @@ def cosines(parts: Iterable[Embeddings]) -> Figure:
                 color=COLOURS[label],
                 label=f"{label} (n = {len(own)})",
             )
-        axis.set_title(name)
-        axis.set_xlabel("cos(image, caption)")
+        axis.set_title(plain(cut(name)))
         axis.legend(fontsize="small")
-    axes[0][0].set_ylabel("images")
+        axis.tick_params(labelbottom=True)
+        if k + columns >= len(groups):
+            axis.set_xlabel("cos(image, caption)")
+        if k % columns == 0:
+            axis.set_ylabel("images")
     figure.tight_layout()
     return figure
 
@@ -74,11 +91,12 @@ def auc_bars(results: Mapping[str, Any]) -> Figure:
     import matplotlib.pyplot as plt
 
     names = list(results["generators"])
-    shown = {n: m for n, m in results["methods"].items() if _tells(m)}
+    shown = {n: m for n, m in results["methods"].items() if tells(m)}
     sideways = len(names) > SIDEWAYS
-    size = (6, 1.2 + 0.5 * len(names)) if sideways else (2.4 + 1.6 * len(names), 3)
+    thick = 0.25 + 0.12 * len(shown)  # inches, of the bars of a generator
+    size = (7, 1.2 + thick * len(names)) if sideways else (2.4 + 1.6 * len(names), 3)
     figure, axis = plt.subplots(figsize=size)
-    width = 0.8 / len(shown)
+    width = 0.8 / max(1, len(shown))
     for k, (title, method) in enumerate(shown.items()):
         place = np.arange(len(names)) + (k - (len(shown) - 1) / 2) * width
         figures = [method["generators"][name] for name in names]
@@ -88,29 +106,31 @@ def auc_bars(results: Mapping[str, Any]) -> Figure:
             [(a - e[0], e[1] - a) if e else (0, 0) for a, e in zip(auc, ends)]
         ).T
         error = np.maximum(error, 0)  # a bootstrap need not contain the figure itself
-        options: dict[str, Any] = {"label": title, "capsize": 2}
+        options: dict[str, Any] = {"label": plain(cut(title)), "capsize": 2}
         if sideways:
             axis.barh(place, auc, 0.9 * width, xerr=error, **options)
         else:
             axis.bar(place, auc, 0.9 * width, yerr=error, **options)
+    labels = [plain(cut(name)) for name in names]
     if sideways:
         axis.axvline(0.5, color="grey", linewidth=0.8, linestyle=":")
-        axis.set_yticks(np.arange(len(names)), names)
-        axis.invert_yaxis()
+        axis.set_yticks(np.arange(len(names)), labels)
+        axis.set_ylim(len(names) - 0.5, -0.5)
         axis.set_xlim(0, 1.02)
         axis.set_xlabel("AUC")
     else:
         axis.axhline(0.5, color="grey", linewidth=0.8, linestyle=":")
-        axis.set_xticks(np.arange(len(names)), names)
+        axis.set_xticks(np.arange(len(names)), labels)
         axis.set_ylim(0, 1.02)
         axis.set_ylabel("AUC")
-    axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    if shown:
+        axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     figure.tight_layout()
     return figure
 
 
-def _tells(method: Mapping[str, Any]) -> bool:
-    """Whether a method tells anything: `constant` does not."""
+def tells(method: Mapping[str, Any]) -> bool:
+    """Whether a method of `results.json` tells anything: `constant` does not."""
     return any(f["auc"] not in (None, 0.5) for f in method["generators"].values())
 
 
@@ -153,14 +173,14 @@ def evidence(image: np.ndarray, explanation: Explanation) -> Figure:
         values.append(explanation.p_fake_without_global)
         colours.append(effect_colour(values[0] - values[-1]))
     for number, entry in enumerate(explanation.objects, start=1):
-        phrase = textwrap.fill(_plain(entry.object.phrase), 36)
+        phrase = textwrap.fill(plain(entry.object.phrase), 36)
         names.append(f"without {number}: {phrase}\n(cos {entry.cosine:+.2f})")
         values.append(entry.p_fake_without)
         colours.append(effect_colour(prediction.p_fake - entry.p_fake_without))
     # Each bar is as high as its name has lines, so that no two names overlap.
     lines = np.array([name.count("\n") + 1 for name in names])
     heights = 0.16 * lines + 0.1  # inches, at 8 points
-    caption = textwrap.fill(_plain(prediction.caption or ""), 64)
+    caption = textwrap.fill(plain(prediction.caption or ""), 64)
     below = 0.14 * (caption.count("\n") + 1)
     height = max(3.2 + below, heights.sum() + 0.9)
     figure = plt.figure(figsize=(10, height))
@@ -210,6 +230,6 @@ def _draw_boxes(axis, image, explanation: Explanation, colours: Sequence[str]) -
         )
 
 
-def _plain(text: str) -> str:
-    """Text that matplotlib shows as it is: `$` would begin a formula."""
+def plain(text: str) -> str:
+    """Returns text that matplotlib shows as it is: `$` would begin a formula."""
     return printable(text).replace("$", r"\$")

@@ -41,7 +41,7 @@ def _generators(results: Mapping[str, Any]) -> list[str]:
 
     def line(name: str, n: int, figures, interval, direction: str = "") -> str:
         own = "".join(_percent(figures.get(k), 8) for k in ("acc", "ap", "auc"))
-        start = f"{_cut(name):<{wide}}{n:>8}{own}  {_interval(interval):<11}"
+        start = f"{cut(name):<{wide}}{n:>8}{own}  {_interval(interval):<11}"
         return f"{start}  {direction}".rstrip()
 
     for name, shown in names.items():
@@ -59,7 +59,7 @@ def _generators(results: Mapping[str, Any]) -> list[str]:
 def _others(results: Mapping[str, Any], others: Sequence[str]) -> list[str]:
     """A line for each other method: its average and how it differs from the first."""
     wide = _width([*others, "other method"])
-    first = _cut(results["method"])
+    first = cut(results["method"])
     lines = [
         f"{'other method':<{wide}}{'macro AUC':>10}  {'95%':<11}  less {first}, 95%"
     ]
@@ -67,7 +67,7 @@ def _others(results: Mapping[str, Any], others: Sequence[str]) -> list[str]:
         method = results["methods"][name]
         interval = method.get("macro_interval_95", {}).get("auc")
         auc = _percent(method["macro"].get("auc"), 10)
-        line = f"{_cut(name):<{wide}}{auc}  {_interval(interval):<11}"
+        line = f"{cut(name):<{wide}}{auc}  {_interval(interval):<11}"
         found = method.get("difference", {}).get("macro", {}).get("auc")
         if found:
             line += f"  {100 * found['value']:+.2f}"
@@ -92,10 +92,11 @@ def _p(p: float) -> str:
 
 
 def _width(names: Sequence[str]) -> int:
-    return max(len(_cut(name)) for name in names) + 1
+    return max(len(cut(name)) for name in names) + 1
 
 
-def _cut(name: str) -> str:
+def cut(name: str) -> str:
+    """Returns a name that fits into a table or figure."""
     name = files.printable(name)
     return name if len(name) <= WIDEST else name[: WIDEST - 3] + "..."
 
@@ -113,12 +114,12 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
     method = results["methods"][results["method"]]
     counts, embedding = results["counts"], results["embedding"]
     notes = [
-        f"percent; ACC at P(fake) > {_threshold(method)}; * trained on this generator",
-        *_resampled(results, method),
+        f"percent; ACC at P(fake) > {threshold(method)}; * trained on this generator",
+        *resampled(results, method),
         f"protocol {results['protocol']['name']}: {results['protocol']['images']}",
         f"{counts['in']} images = {counts['done']} done + {counts['failed']} failed; "
-        f"{_described(method['config'])}, towers {embedding['tower']['name']}, "
-        f"{embedding['dtype']}{_altered(embedding)}",
+        f"{described(method['config'])}, towers {embedding['tower']['name']}, "
+        f"{embedding['dtype']}{altered(embedding)}",
         f"{results['method']}: {method['range']['text']}",
     ]
     notes += [
@@ -140,11 +141,11 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
                 f"(95%, seeds and images: {_interval(macro['interval_95'])})"
             )
         notes.append(f"AUC over {method['seeds']['n']} seeds: {spread}")
-    notes += _left_out(results)
+    notes += left_out(results)
     return notes + [f"warning: {warning}" for warning in results["warnings"]]
 
 
-def _left_out(results: Mapping[str, Any]) -> list[str]:
+def left_out(results: Mapping[str, Any]) -> list[str]:
     """Which figures cannot be computed, a line for each method and reason."""
     found: dict[tuple[str, str], list[str]] = {}
     for name, method in results["methods"].items():
@@ -157,7 +158,7 @@ def _left_out(results: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _threshold(method: Mapping[str, Any]) -> str:
+def threshold(method: Mapping[str, Any]) -> str:
     """The threshold, and where it comes from if it was calibrated."""
     c = method["calibration"]
     if not c:
@@ -168,7 +169,7 @@ def _threshold(method: Mapping[str, Any]) -> str:
     )
 
 
-def _resampled(results: Mapping[str, Any], method: Mapping[str, Any]) -> list[str]:
+def resampled(results: Mapping[str, Any], method: Mapping[str, Any]) -> list[str]:
     """How the intervals were made, and the generator with the lowest AUC."""
     replicates = results["config"]["evaluate"]["bootstrap"]
     if not replicates:
@@ -181,12 +182,12 @@ def _resampled(results: Mapping[str, Any], method: Mapping[str, Any]) -> list[st
     if least and len(results["generators"]) > 1:
         notes.append(
             f"lowest AUC {100 * least['value']:.2f} "
-            f"({_interval(least['interval_95'])}), on {_cut(least['generator'])}"
+            f"({_interval(least['interval_95'])}), on {cut(least['generator'])}"
         )
     return notes
 
 
-def _described(config: Mapping[str, Any]) -> str:
+def described(config: Mapping[str, Any]) -> str:
     settings = leaves(config["training"]["settings"])
     name = settings.get("misalignment.name")
     method = f"method {config['method']!r}"
@@ -198,7 +199,7 @@ def _described(config: Mapping[str, Any]) -> str:
     return f"{method}, misalignment {name!r}{levels}"
 
 
-def _altered(embedding: Mapping[str, Any]) -> str:
+def altered(embedding: Mapping[str, Any]) -> str:
     """What was done to the images before they were embedded, if anything."""
     altered = ""
     perturb, neutralise = embedding["perturb"], embedding["neutralise"]

@@ -19,7 +19,13 @@ from item_jax.towers.towers import load_towers  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-pytest_plugins = ["sidecar_program", "references"]  # their fixtures
+pytest_plugins = [
+    "sidecar_program",
+    "references",
+    "browser",
+    "evaluations",
+    "hub_server",
+]
 
 
 # These start many programs. They come first, so that no test process is left with one

@@ -6,8 +6,8 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from item_jax import ItemDetector, images, plots, testing, views
-from item_jax.detector import Explanation, ObjectEvidence, Prediction
 from item_jax.embed import embed_records
+from item_jax.evidence import Explanation, ObjectEvidence, Prediction
 from item_jax.records import Object, Record
 from item_jax.towers.towers import Towers, load_towers
 from item_jax.train import train

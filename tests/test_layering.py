@@ -15,17 +15,19 @@ STOREYS = [
     {"config", "settings", "records", "join", "images", "views", "perturb", "budget"}
     | {"neutralise", "metrics", "progress", "protocol", "headers", "pixel_probe"}
     | {"resampling", "statistics", "paired", "calibration", "comparison", "tables"}
-    | {"sidecar_runs", "torch_files"},
+    | {"sidecar_runs", "torch_files", "results", "model_card"},
     {"sharding", "misalignment", "heads", "datasets", "audit", "audit_report"},
     {"towers", "testing"},
     {"embeddings", "pipeline", "pixels", "shards", "cache"},
     {"training_loop", "early_stopping", "embed"},
     {"methods"},
     {"fitted", "method_files", "published", "outside_scores"},
-    {"train", "evaluate", "thresholds"},
-    {"detector"},
-    {"plots"},
+    {"train", "evaluate", "thresholds", "evidence"},
+    {"detector", "hub"},
+    {"plots", "figures"},
     {"experiments"},
+    {"gallery"},
+    {"report", "report_tables"},
     {"commands"},
     {"__main__"},
 ]

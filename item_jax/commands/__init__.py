@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -19,7 +20,7 @@ from item_jax.workdir import Workdir
 
 NAMES = (
     *("demo", "index", "audit", "build-dataset", "embed", "train", "evaluate"),
-    *("calibrate", "paper", "fit", "predict", "config", "check"),
+    *("calibrate", "report", "paper", "fit", "predict", "config", "check"),
 )
 """The commands in the order of `item-jax --help`."""
 
@@ -44,6 +45,10 @@ DISTRIBUTED = option(
 )
 CACHE = option(
     "--cache", default="", metavar="NAME", help="a named cache beside embeddings/"
+)
+HEAD = option(
+    "--head",
+    help="fitted in another workdir, whose methods are taken; default: WORKDIR/head",
 )
 LAYOUT = (
     option(
@@ -202,6 +207,19 @@ def attach_images(
             raise ValueError(f"{field} has no effect: no method here reads pixels")
 
 
+def method_folders(arguments: argparse.Namespace) -> dict[str, Path]:
+    """Returns the folders of the fitted methods that `--head` or `--workdir` names.
+
+    They are in the order of the tables, the head first.
+    """
+    workdir = Workdir(arguments.workdir)
+    first: dict[str, Path] = {}
+    if arguments.head:
+        head = Path(arguments.head)
+        workdir, first = Workdir(head.absolute().parent), {head.name: head}
+    return first | workdir.methods()
+
+
 def find_images(root: str, arguments: argparse.Namespace) -> Any:
     """Indexes a folder as the options of `LAYOUT` say."""
     from item_jax.datasets import layout
@@ -213,6 +231,13 @@ def find_images(root: str, arguments: argparse.Namespace) -> Any:
         split=arguments.split,
         train_subset=arguments.train_subset,
     )
+
+
+def without_screen() -> None:
+    """Lets matplotlib draw into files, also on a machine without a screen."""
+    import matplotlib
+
+    matplotlib.use("Agg")
 
 
 def say(text: str) -> None:

@@ -10,12 +10,15 @@ from item_jax.choices import nearest
 from item_jax.commands import (
     CACHE,
     DISTRIBUTED,
+    HEAD,
     WORKDIR,
     attach_images,
     card_warnings,
     configured,
+    method_folders,
     option,
     say,
+    without_screen,
 )
 from item_jax.workdir import Workdir, checked_name
 
@@ -28,11 +31,7 @@ EXAMPLE = (
 OPTIONS = (
     WORKDIR,
     CACHE,
-    option(
-        "--head",
-        help="trained in another workdir, whose methods are scored; default: "
-        "WORKDIR/head",
-    ),
+    HEAD,
     option(
         "--methods",
         metavar="A,B",
@@ -59,7 +58,7 @@ OPTIONS = (
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from item_jax import outside_scores, settings
+    from item_jax import figures, outside_scores, results, settings
     from item_jax.cache import EmbeddingCache
     from item_jax.evaluate import evaluate_methods
     from item_jax.fitted import load_seeds
@@ -72,8 +71,9 @@ def run(arguments: argparse.Namespace) -> int:
     enable_compilation_cache()
     workdir = Workdir(arguments.workdir)
     cache = EmbeddingCache(workdir.cache(arguments.cache))
+    folders = _chosen(arguments, method_folders(arguments))
     fitted: dict[str, Any] = {
-        name: load_seeds(folder) for name, folder in _folders(arguments).items()
+        name: load_seeds(folder) for name, folder in folders.items()
     }
     for name, file in _scores(arguments, fitted).items():
         fitted[name] = [outside_scores.read(file, cache, split=c.evaluate.split)]
@@ -92,10 +92,12 @@ def run(arguments: argparse.Namespace) -> int:
     modules = [getattr(seeds[0], "module", None) for seeds in fitted.values()]
     attach_images(cache, modules, arguments, c)
     folder = workdir.results(arguments.name or arguments.cache)
-    results = evaluate_methods(cache, fitted, c, folder=folder, warnings=warnings)
-    say(table(results))
-    say(f"wrote {folder}")
-    return 1 if results["counts"]["failed"] else 0
+    found = evaluate_methods(cache, fitted, c, folder=folder, warnings=warnings)
+    say(table(found))
+    without_screen()
+    drawn = figures.save(results.read(folder), folder)
+    say(f"wrote {folder}: results.json, scores.csv, {', '.join(p.name for p in drawn)}")
+    return 1 if found["counts"]["failed"] else 0
 
 
 def _scores(arguments: argparse.Namespace, taken: dict[str, Any]) -> dict[str, str]:
@@ -111,18 +113,12 @@ def _scores(arguments: argparse.Namespace, taken: dict[str, Any]) -> dict[str, s
     return found
 
 
-def _folders(arguments: argparse.Namespace) -> dict[str, Path]:
+def _chosen(arguments: argparse.Namespace, known: dict[str, Path]) -> dict[str, Path]:
     """The folders of the methods to score, by name, the first one first."""
-    workdir = Workdir(arguments.workdir)
-    first: dict[str, Path] = {}
-    if arguments.head:
-        head = Path(arguments.head)
-        workdir, first = Workdir(head.absolute().parent), {head.name: head}
-    known = first | workdir.methods()
     if arguments.methods is None:
         if not known and not arguments.scores:
             raise ValueError(
-                f"no fitted method in {workdir.path}: `item-jax train` makes one"
+                f"no fitted method in {arguments.workdir}: `item-jax train` makes one"
             )
         return known
     chosen: dict[str, Path] = {}
@@ -130,7 +126,8 @@ def _folders(arguments: argparse.Namespace) -> dict[str, Path]:
         path = known.get(name, Path(name))
         if not (path / "config.json").is_file():
             raise ValueError(
-                f"no fitted method {name!r} in {workdir.path}; {nearest(name, known)}"
+                f"no fitted method {name!r} in {arguments.workdir}; "
+                f"{nearest(name, known)}"
             )
         chosen[path.name] = path
     return chosen

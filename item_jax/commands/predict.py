@@ -19,6 +19,7 @@ from item_jax.commands import (
     option,
     say,
     sidecar_request,
+    without_screen,
 )
 
 HELP = "Score images and show the evidence."
@@ -30,7 +31,7 @@ EXAMPLE = (
 OPTIONS = (
     option("image", nargs="+", metavar="PATH", help="image files, folders, globs"),
     option("--head", required=True, help="fitted method: folder or Hugging Face id"),
-    option("--towers", help="folder or id; default: the head's own"),
+    option("--towers", help="folder, id or ID@REVISION; default: the head's own"),
     option("--records", help="records.jsonl with captions and objects"),
     option("--caption", help="one caption for the image(s) given"),
     *SIDECARS,
@@ -62,22 +63,22 @@ class Inputs(NamedTuple):
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from item_jax import settings
+    from item_jax import hub, settings
     from item_jax.datasets import folder
-    from item_jax.detector import ItemDetector, load_method, towers_of
+    from item_jax.detector import ItemDetector, towers_of
     from item_jax.sharding import enable_compilation_cache
 
     _check(arguments)
     # Whatever can be wrong is found before a model is loaded or an image captioned.
     c = configured(arguments)
-    method = load_method(arguments.head)
+    method, place = hub.load(arguments.head)
     paths = folder.image_files(arguments.image)
     root = Path(os.path.commonpath([p.parent for p in paths]))
     keys = [p.relative_to(root).as_posix() for p in paths]
     inputs = _inputs(arguments, root, keys, method)
     dtype = c.dtype if any(n == "dtype" for n, _ in arguments.overrides) else None
     enable_compilation_cache()
-    towers = towers_of(method, arguments.towers, dtype)
+    towers = towers_of(method, arguments.towers, dtype, folder=place)
     detector = ItemDetector(towers, method, c)
     other = settings.compare_roles(method.embedding, inputs.facts, what=method.name)
     card = card_warnings(arguments, c, method.embedding, "the head")
@@ -175,9 +176,7 @@ def _scored(
 
 def _draw(explanation, record: records.Record, root: Path, arguments) -> str:
     """Draws the evidence of one image into --save-dir; returns the path."""
-    import matplotlib
-
-    matplotlib.use("Agg")  # also on a machine without a screen
+    without_screen()
     import matplotlib.pyplot as plt
 
     from item_jax import images, plots

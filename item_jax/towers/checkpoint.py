@@ -212,7 +212,7 @@ def download(source: str, revision: str | None, **options: Any) -> Path:
 
     try:
         return Path(snapshot_download(source, revision=revision, **options))
-    except _hub_errors() as e:
+    except hub_errors() as e:
         raise ValueError(
             f"cannot fetch {source!r} from the Hugging Face Hub, and there is no such "
             f"folder: {type(e).__name__}: {(str(e).splitlines() or [''])[0]}"
@@ -225,11 +225,12 @@ def _repository_files(source: str, revision: str | None) -> set[str]:
 
     try:
         return set(list_repo_files(source, revision=revision))
-    except _hub_errors():
+    except hub_errors():
         return set()  # the downloaded files are all there is to know
 
 
-def _hub_errors() -> tuple[type[Exception], ...]:
+def hub_errors() -> tuple[type[Exception], ...]:
+    """Returns what `huggingface_hub` raises when something cannot be had."""
     from huggingface_hub.errors import (
         HfHubHTTPError,
         HFValidationError,

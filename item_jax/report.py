@@ -1,0 +1,196 @@
+"""`report.html`: what an evaluation found, in one file that needs nothing else.
+
+Tables and figures are made here, in Python; the page's own script only filters images.
+It asks the network for nothing, and its content security policy would not let it. What
+others wrote (keys, captions, phrases, names) is escaped once, where it enters the page.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from item_jax import __version__, figures, files, gallery, report_tables
+from item_jax.report_tables import escaped
+from item_jax.results import Results
+
+CAPTIONS = {
+    "auc": "AUC per generator with its 95% interval. 0.5 is chance.",
+    "curves": "ROC and precision-recall of {first}, a line a generator.",
+    "methods": "ROC and precision-recall of each method, averaged over generators.",
+    "reliability": "The share of fakes among images of a score. On the diagonal a "
+    "score is a probability. Both classes count alike.",
+    "cosines": "Cosine of image and caption (ITEM Fig. 1): how well real and fake "
+    "images fit what was said of them.",
+}
+
+WIDE = ("curves", "methods", "cosines")
+"""Figures that take the width of the page."""
+
+INK = "#010203"
+"""What is drawn in it takes the colour of the page's text, light or dark."""
+
+SECTIONS = (
+    ("use", "What it is good for", report_tables.use),
+    ("results", "Results", report_tables.generators),
+    ("methods", "Methods compared", report_tables.methods),
+    ("figures", "Figures", None),
+    ("threshold", "Thresholds and calibration", report_tables.calibration),
+)
+
+
+def write(
+    path: str | Path,
+    results: Results,
+    *,
+    title: str = "",
+    pictures: Mapping[int, gallery.Picture] | None = None,
+    audit: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
+) -> None:
+    """Writes the report.
+
+    Args:
+      path: of the HTML file.
+      results: of `item_jax.results.read`.
+      title: of the page; default: by the first method.
+      pictures: of `item_jax.gallery.pictures`, by row number.
+      audit: what `item-jax audit --json` wrote.
+      notes: what a reader should know besides the warnings of the evaluation, such as
+        why there are no pictures.
+
+    Raises:
+      ValueError: if the audit is not one.
+    """
+    shown = pictures or {}
+    summary = results.summary
+    sections: list[tuple[str, str, str]] = []
+    for name, heading, body in SECTIONS:
+        content = _figures(results) if body is None else body(summary, notes)
+        if content:
+            sections.append((name, heading, content))
+    if audit is not None:
+        sections.append(("audit", "What the files give away", _audit(audit)))
+    after = [
+        (name, heading, content)
+        for name, heading, content in (
+            ("failures", "Images that failed", report_tables.failures(summary)),
+            ("settings", "Settings", report_tables.settings(summary)),
+        )
+        if content
+    ]
+    links = [*sections, ("gallery", "Images", ""), *after]
+    script = _asset("report.js")
+    page = Template(_asset("report.html")).substitute(
+        title=escaped(title or f"Evaluation of {summary['method']}"),
+        style=_asset("report.css"),
+        script=script,
+        # The browser hashes what stands between the tags.
+        script_hash=f"sha256-{_base64(hashlib.sha256(script.encode()).digest())}",
+        facts=report_tables.facts(summary, __version__),
+        contents="\n".join(
+            f'<li><a href="#{name}">{heading}</a></li>' for name, heading, _ in links
+        ),
+        sections="\n".join(_section(*section) for section in sections),
+        after="\n".join(_section(*section) for section in after),
+        pictures=escaped(
+            f"{sum(p.jpeg is not None for p in shown.values()):,} of "
+            f"{len(results.rows):,} images have a picture here: the surest and the "
+            "least sure of each method and generator."
+        ),
+        data=_json(gallery.data(results, shown)),
+    )
+    with files.atomic_file(path) as f:
+        f.write(page)
+
+
+def _asset(name: str) -> str:
+    return resources.files("item_jax").joinpath("assets", name).read_text("utf-8")
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _json(value: Any) -> str:
+    """JSON that cannot end the element it stands in."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _section(name: str, heading: str, content: str) -> str:
+    return (
+        f'<section id="{name}" aria-labelledby="{name}-title">\n'
+        f'<h2 id="{name}-title">{heading}</h2>\n{content}\n</section>'
+    )
+
+
+def _audit(audit: Mapping[str, Any]) -> str:
+    try:
+        return report_tables.audit(audit)
+    except (KeyError, TypeError, AttributeError, ValueError) as e:
+        raise ValueError(
+            f"not what `item-jax audit --json` writes: {type(e).__name__}: {e}"
+        ) from e
+
+
+def _figures(results: Results) -> str:
+    first = results.summary["method"]
+    drawn = []
+    for name, image in _drawings(results).items():
+        caption = escaped(CAPTIONS[name].format(first=first))
+        wide = ' class="wide" tabindex="0"' if name in WIDE else ""
+        drawn.append(
+            f"<figure{wide}>{image}<figcaption>{caption}</figcaption></figure>"
+        )
+    return f'<div class="figures">\n{chr(10).join(drawn)}\n</div>'
+
+
+def _drawings(results: Results) -> dict[str, str]:
+    """The figures as SVG, in the colours of the page."""
+    import matplotlib.pyplot as plt
+
+    ink = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color")
+    style: dict[str, Any] = dict.fromkeys((*ink, "ytick.color"), INK)
+    style |= {"axes.facecolor": "none", "legend.facecolor": "none"}
+    style |= {"legend.edgecolor": "none", "legend.framealpha": 0.0}
+    # Text stays text, in the page's font; equal files give equal pages.
+    style |= {"svg.fonttype": "none", "svg.hashsalt": "item_jax"}
+    with plt.rc_context(style):  # type: ignore[arg-type]
+        drawings = {}
+        for name, figure in figures.of_results(results).items():
+            drawings[name] = svg(figure, CAPTIONS[name].split(".")[0])
+            plt.close(figure)
+    return drawings
+
+
+def svg(figure: Any, label: str) -> str:
+    """Returns a matplotlib figure as an `<svg>` element for a page.
+
+    Args:
+      figure: with `INK` for what takes the colour of the text; black does so too.
+      label: what a screen reader says.
+    """
+    file = io.StringIO()
+    figure.savefig(file, format="svg", facecolor="none", metadata={"Date": None})
+    text = file.getvalue()
+    text = text[text.index("<svg") :].strip()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    # Names of groups come again in every figure of a page, and nothing refers to them.
+    text = re.sub(r'<g id="[^"]*">', "<g>", text)
+    text = re.sub(f"{INK}|#000000", "currentColor", text)
+    text = re.sub(r"<svg [^>]*?viewBox=", "<svg viewBox=", text, count=1)
+    text = re.sub(r'font: ([^;"]*?)px [^;"]*', r"font-size: \1px", text)
+    head = f'<svg role="img" aria-label="{html.escape(label)}" '
+    return text.replace("<svg ", head, 1)
