@@ -9,12 +9,18 @@ and stand for nothing else.
 from item_jax.datasets import miniature
 
 
+FIRST = ("vae", "gan", "flow", "repaint")
+SECOND = ("diffusion", "autoregressive", "masked", "latent")
+
+
 def get_config():
     c = miniature.get_config(miniature.world())
     c.data.images = ""
     c.data.records = "miniature"
-    names = ("vae", "gan", "flow")
-    c.paper.columns = c.paper.columns_3 = c.paper.training_sets = c.paper.tsne = names
+    c.paper.columns, c.paper.columns_3 = FIRST, SECOND
+    c.paper.training_sets = ("vae", "gan", "diffusion")
     c.paper.robustness = ("vae",)
+    c.paper.captioners = ("item_jax.datasets.miniature:prompts",)
     c.paper.towers = ()
+    c.paper.tsne = ("vae", "gan", "diffusion")
     return c

@@ -9,28 +9,42 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 SIDE = 64  # pixels, both of an image and of a view
-JPEG_QUALITY = 92
+PASSED_BLUR, PASSED_NOISE = (0.45, 1.4), (0.02, 0.065)  # sigma in pixels, in [0, 1]
+CAMERA_QUALITY, FILE_QUALITY = 88, 80  # JPEG: of the camera, of the files shipped
 
 
 def photograph(clean: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Takes a picture of a rendering: uint8 [64, 64, 3] in and out.
 
     Real and generated scenes pass through the same camera, so that neither sensor noise
-    nor lens blur nor file format distinguishes them.
+    nor lens blur nor file format distinguishes them. Lens and sensor differ from
+    picture to picture, so that a spectrum says little about who drew it.
     """
     image = clean.astype(np.float32) / 255
     y, x = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j]
     image = image * rng.uniform(0.82, 1.12) * rng.normal(1, 0.02, 3)
     image = image * (1 - rng.uniform(0, 0.18) * (x**2 + y**2)[..., None] / 2)
-    image = blur(image, rng.uniform(0.2, 0.6))
-    image = image + rng.normal(0, rng.uniform(0.003, 0.025), image.shape)
-    return np.asarray(Image.open(io.BytesIO(to_jpeg(to_uint8(image)))))
+    image = blur(image, rng.uniform(0.3, 1.0))
+    image = image + rng.normal(0, rng.uniform(0.005, 0.035), image.shape)
+    return np.asarray(Image.open(io.BytesIO(to_jpeg(to_uint8(image), CAMERA_QUALITY))))
 
 
-def to_jpeg(image: np.ndarray) -> bytes:
+def pass_on(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """What a picture is after it was saved, and scaled or filmed on its way: uint8.
+
+    Every image that is shipped went through it, real and fake alike. It keeps what a
+    picture shows and hides much of the spectrum that a generator leaves.
+    """
+    saved = np.asarray(Image.open(io.BytesIO(to_jpeg(image))), np.float32) / 255
+    blurred = blur(saved, rng.uniform(*PASSED_BLUR))
+    noise = rng.normal(0, rng.uniform(*PASSED_NOISE), saved.shape)
+    return to_uint8(blurred + noise)
+
+
+def to_jpeg(image: np.ndarray, quality: int = FILE_QUALITY) -> bytes:
     """Encodes every image of the world: uint8 [64, 64, 3] -> JPEG bytes."""
     file = io.BytesIO()
-    Image.fromarray(image).save(file, "JPEG", quality=JPEG_QUALITY, optimize=True)
+    Image.fromarray(image).save(file, "JPEG", quality=quality, optimize=True)
     return file.getvalue()
 
 

@@ -18,6 +18,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPToken
 
 from camera import SIDE
 from pace import Pace
+from pools import Pool
 from scenes import all_phrases
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # OpenAI CLIP's image statistics
@@ -119,7 +120,7 @@ def text_units(model: CLIPModel, ids: torch.Tensor) -> torch.Tensor:
 
 
 def train(
-    pool, out: Path, *, steps: int, minutes: float, seed: int, batch: int = 96
+    pool: Pool, out: Path, *, steps: int, minutes: float, seed: int, batch: int = 96
 ) -> dict:
     """Contrastive training on scenes with sentences and on crops with phrases.
 
@@ -128,7 +129,7 @@ def train(
     Yuksekgonul et al. 2023).
 
     Args:
-        pool: the training scenes (`build.Pool`).
+        pool: the training scenes.
         out: folder to save model, tokenizer and preprocessor to.
         steps: optimiser steps.
         minutes: the most it may take; the schedule is shortened to fit.
@@ -146,7 +147,8 @@ def train(
     phrases = all_phrases()
     phrase_ids = tokens(tokenizer, phrases)
     number = {p: i for i, p in enumerate(phrases)}
-    crop_phrase = np.array([number[p] for p in pool.crop_phrases])
+    crops, crop_phrases = pool.crops()
+    crop_phrase = np.array([number[p] for p in crop_phrases])
     caption_ids = tokens(tokenizer, texts)
     lengths = (caption_ids == tokenizer.eos_token_id).int().argmax(1) + 1
     decay = [p for p in model.parameters() if p.ndim > 1]
@@ -165,13 +167,12 @@ def train(
             group["lr"] = rate
         i = rng.choice(scenes, batch, replace=False)
         j = rng.choice(count, batch, replace=False)
-        x = pixels(np.concatenate([pool.images[i], pool.crops[j]]))
+        x = pixels(np.concatenate([pool.images[i], crops[j]]))
         rows = torch.from_numpy(np.concatenate([i, i + scenes]))
         ids = caption_ids[rows, : int(lengths[rows].max())]
-        with torch.autocast("cpu", torch.bfloat16):
-            image = model.get_image_features(pixel_values=x)
-            text = model.get_text_features(input_ids=ids)
-            phrase = model.get_text_features(input_ids=phrase_ids[crop_phrase[j]])
+        image = model.get_image_features(pixel_values=x)
+        text = model.get_text_features(input_ids=ids)
+        phrase = model.get_text_features(input_ids=phrase_ids[crop_phrase[j]])
         image, text, phrase = _unit(image), _unit(text), _unit(phrase)
         scale = model.logit_scale.exp().clamp(max=100)
         whole = scale * image[:batch] @ text.T
@@ -205,17 +206,18 @@ def train(
 
 
 @torch.no_grad()
-def measure(folder: Path, pool) -> dict[str, float]:
+def measure(folder: Path, pool: Pool) -> dict[str, float]:
     """Recall@1 and accuracies of a saved CLIP on scenes it has not seen."""
     model = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = CLIPTokenizer.from_pretrained(folder)
     image = image_units(model, pool.images)
     text = text_units(model, tokens(tokenizer, pool.captions))
     other = text_units(model, tokens(tokenizer, pool.others))
-    crop = image_units(model, pool.crops)
+    crops, crop_phrases = pool.crops()
+    crop = image_units(model, crops)
     phrases = all_phrases()
     phrase = text_units(model, tokens(tokenizer, phrases))
-    truth = torch.tensor([phrases.index(p) for p in pool.crop_phrases])
+    truth = torch.tensor([phrases.index(p) for p in crop_phrases])
     right = torch.arange(len(image))
     similar = image @ text.T
     figures = {

@@ -142,7 +142,8 @@ class Scene:
     Attributes:
         image: the photograph, uint8 [64, 64, 3].
         clean: the rendering before the camera, uint8 [64, 64, 3].
-        caption: one English sentence.
+        caption: one English sentence, in one of several forms.
+        description: the sentence of a captioner: the things from left to right.
         other_caption: the sentence of a scene that differs in one detail.
         phrases: (phrase, (start, end)) for each noun phrase of the caption, the
             ground's included, in reading order.
@@ -156,6 +157,7 @@ class Scene:
     image: np.ndarray
     clean: np.ndarray
     caption: str
+    description: str
     other_caption: str
     phrases: list
     objects: list
@@ -176,6 +178,7 @@ def draw_scene(rng: np.random.Generator) -> Scene:
     clean = to_uint8(_render(ground, things, rng))
     form = int(rng.integers(3))
     caption, spans = _sentence(ground, things, form)
+    from_left = sorted(things, key=lambda thing: thing.centre)
     other_caption, _ = _sentence(*_change_one_detail(ground, things, rng), form)
     objects = [
         (t.phrase, spans[i], tuple(np.round(t.box() / SIDE, 5).tolist()))
@@ -187,6 +190,7 @@ def draw_scene(rng: np.random.Generator) -> Scene:
         image=photograph(clean, rng),
         clean=clean,
         caption=caption,
+        description=_sentence(ground, from_left, form=0)[0],
         other_caption=other_caption,
         phrases=phrases,
         objects=sorted(objects, key=lambda o: o[1]),
@@ -198,6 +202,22 @@ def all_phrases() -> list[str]:
     """Every phrase a thing can have."""
     at = {"centre": (0.0, 0.0), "radius": 1.0, "angle": 0.0}
     return [Thing(s, c, z, **at).phrase for z in SIZES for c in COLOURS for s in SHAPES]
+
+
+def names_thing(phrase: str) -> bool:
+    """Whether a phrase names a thing of this world, by colour and shape."""
+    words = phrase.split()
+    return len(words) > 2 and words[-1] in SHAPES and words[-2] in COLOURS
+
+
+def names_in(phrase: str) -> tuple[int, int, int]:
+    """Returns the numbers of shape, colour and size that a thing's phrase names."""
+    words = phrase.split()
+    return (
+        list(SHAPES).index(words[-1]),
+        list(COLOURS).index(words[-2]),
+        list(SIZES).index(words[1] if words[1] in SIZES else ""),
+    )
 
 
 def _place(ground: Ground, rng: np.random.Generator) -> list[Thing]:
