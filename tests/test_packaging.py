@@ -72,6 +72,7 @@ def test_the_wheel_is_complete(tmp_path):
     for path in (ROOT / "scripts" / "sidecars").rglob("*.py"):
         inner = path.relative_to(ROOT / "scripts" / "sidecars")
         assert f"item_sidecars/{inner}" in names
-    assert {"item_jax/py.typed", "item_jax/assets/miniature.zip"} <= names
+    assets = ("miniature.zip", "report.html", "report.css", "report.js")
+    assert {"item_jax/py.typed", *(f"item_jax/assets/{a}" for a in assets)} <= names
     tops = {name.split("/")[0] for name in names if ".dist-info" not in name}
     assert tops == {"item_jax", "item_sidecars"}
