@@ -169,6 +169,7 @@ def test_npr_is_pytorchs():
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_stem_and_strides_of_resnet_50_are_pytorchs():
     stages = (1, 1, 1, 1)
     x = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype(np.float32)

@@ -338,6 +338,7 @@ def test_early_stopping_is_the_authors_rule(part):
     assert kept["epoch"] <= len(seen) - 5, "the last improvement is kept"
 
 
+@pytest.mark.slow
 def test_a_stopped_rival_resumes_exactly(part, config, tmp_path):
     """With dropout, noise, early stopping and several seeds."""
 
