@@ -8,7 +8,6 @@ and stand for nothing else.
 
 from item_jax.datasets import miniature
 
-
 FIRST = ("vae", "gan", "flow", "repaint")
 SECOND = ("diffusion", "autoregressive", "masked", "latent")
 

@@ -48,7 +48,8 @@ _PUBLIC = {
 _MODULES = (
     *("audit", "cache", "calibration", "choices", "comparison", "config"),
     *("datasets", "detector", "early_stopping", "embed", "embeddings"),
-    *("evaluate", "evidence", "figures", "files", "fitted", "gallery"),
+    *("evaluate", "evidence", "experiments", "fields", "figures"),
+    *("files", "fitted", "gallery"),
     *("heads", "hub", "images", "join", "methods", "metrics"),
     *("misalignment", "model_card", "neutralise", "outside_scores"),
     *("paired", "perturb", "pipeline", "pixel_probe", "pixels", "plots"),

@@ -12,10 +12,20 @@ PACKAGE = Path(__file__).parent.parent / "item_jax"
 # A room may import what stands in a lower storey or its own, and what BESIDES names.
 STOREYS = [
     {"choices", "files", "workdir", "signatures", "installed"},
-    {"config", "settings", "records", "join", "images", "views", "perturb", "budget"}
-    | {"neutralise", "metrics", "progress", "protocol", "headers", "pixel_probe"}
+    {
+        "fields",
+        "config",
+        "settings",
+        "records",
+        "join",
+        "images",
+        "views",
+        "perturb",
+        "budget",
+    }
+    | {"budget", "neutralise", "metrics", "progress", "protocol", "headers"}
     | {"resampling", "statistics", "paired", "calibration", "comparison", "tables"}
-    | {"sidecar_runs", "torch_files", "results", "model_card"},
+    | {"sidecar_runs", "torch_files", "results", "model_card", "pixel_probe"},
     {"sharding", "misalignment", "heads", "datasets", "audit", "audit_report"},
     {"towers", "testing"},
     {"embeddings", "pipeline", "pixels", "shards", "cache"},
@@ -33,8 +43,8 @@ STOREYS = [
 ]
 NO_TOWERS = {"pipeline", "cache", "shards", "embeddings", "methods", "evaluate"}
 NO_JAX = STOREYS[0] | STOREYS[1] | {"datasets", "audit", "audit_report"}
-# `item-jax demo` and `item-jax fit` run the other commands as a person would.
-UP = {("commands/demo.py", "__main__"), ("commands/fit.py", "__main__")}
+# These run other commands as a person would.
+UP = {(f"commands/{name}.py", "__main__") for name in ("demo", "fit", "paper")}
 FOREIGN = {"torch", "tensorflow", "torchvision"}
 
 
