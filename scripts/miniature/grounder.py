@@ -23,8 +23,8 @@ DECIMALS = 3  # 0.06 pixels; what processors compute differently is rounded away
 class Grounder:
     """See `item_sidecars.grounders`.
 
-    The score of a box for a phrase is the root of its heat times the geometric mean of
-    the probabilities of the phrase's size, colour and shape there. A phrase that names
+    The score of a box for a phrase is the root of its heat times the mean of the
+    probabilities of the phrase's size, colour and shape there. A phrase that names
     no thing of the world, such as the ground's, has no box.
     """
 
@@ -65,7 +65,7 @@ def _scores(found: dict[str, np.ndarray], phrases: list[str]) -> np.ndarray:
     for i, phrase in enumerate(phrases):
         if names_thing(phrase):
             shape, colour, size = names_in(phrase)
-            p = found["shape"][:, shape] * found["colour"][:, colour]
-            p = p * found["size"][:, size]
-            scores[:, i] = np.sqrt(found["heat"]) * np.cbrt(p)
+            p = found["shape"][:, shape] + found["colour"][:, colour]
+            p = (p + found["size"][:, size]) / 3
+            scores[:, i] = np.sqrt(found["heat"]) * p
     return scores

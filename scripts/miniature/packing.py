@@ -89,7 +89,7 @@ def draw_images(workdir: Path) -> dict:
 
 
 TEXT_OF_OBJECTS = ("phrases", "objects")
-TEXT_OF_CAPTION = ("width", "height", "caption")
+TEXT_OF_CAPTION = ("sha256", "width", "height", "caption")
 
 
 def _write(workdir: Path, folder: str, images, pool: pools.Pool) -> list[dict]:
@@ -144,7 +144,6 @@ def write_texts(workdir: Path) -> dict:
     pictures = np.stack([np.asarray(Image.open(name)) for name in names])
     captions = [row["caption"] for row in _read(seen / "captions" / "captions.jsonl")]
     measured = captioner_training.measure(captions, held_out)
-    objects = [row["objects"] for row in _read(seen / "objects" / "objects.jsonl")]
     run_sidecars(world / "images", world, workdir / "texts")
     for role, name in (("captioner", "captions"), ("grounder", "objects")):
         out = workdir / "texts" / name
@@ -159,7 +158,6 @@ def write_texts(workdir: Path) -> dict:
             detector.Detector.load(world / "detector"),
             dataclasses.replace(held_out, images=pictures),
         ),
-        "boxes_per_scene": round(float(np.mean([len(o) for o in objects])), 3),
     }
 
 
