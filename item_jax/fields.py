@@ -195,7 +195,11 @@ FIELDS: dict[str, Field] = {
     ),
     # ---- paper: what `item-jax paper` computes its tables and figures from
     "paper.methods": Field(
-        ("item", "tidy", "image", "cosine"), "rows of the tables, first the proposed"
+        (
+            *("item", "tidy", "image_only", "cosine", "unifd", "nearest"),
+            *("de_fake", "vib_net", "clip_flow"),
+        ),
+        "rows of the tables; the first is what the others are compared with",
     ),
     "paper.columns": Field(
         ("forensynths", "unifd"), "of Tables I and II: benchmarks or generators"

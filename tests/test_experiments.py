@@ -155,7 +155,7 @@ def test_a_table_keeps_to_its_columns_and_says_which_are_not_there(study, c):
 def test_ablations_are_those_fields_and_nothing_else(study):
     found = experiments.get("distances").run(study)
     assert [r["method"] for r in rows(found, column=AVERAGE)] == [
-        *("both", "global", "local")
+        *("both", "global", "local", "side by side")
     ]
     only = study.fit("item global", "item", {"misalignment.w2": 0.0})[0]
     assert only.state["misalignment"]["w2"] == 0
@@ -166,6 +166,7 @@ def test_ablations_are_those_fields_and_nothing_else(study):
     }
 
 
+@pytest.mark.slow
 def test_training_sets_are_fitted_in_turn(study):
     found = experiments.get("training-sets").run(study)
     assert {(r["method"], *r["trained_on"]) for r in found.rows} == {
@@ -174,6 +175,19 @@ def test_training_sets_are_fitted_in_turn(study):
     }
     (missing,) = found.missing
     assert "flow" in missing.what and "allowed: gan, vae" in missing.why
+
+
+@pytest.mark.slow
+def test_methods_on_pixels_see_the_images_of_each_cache(prepared, c):
+    from item_jax.datasets.dataset import RecordList
+
+    images = prepared.path / "images"
+    data = RecordList(testing.save_random_images(images, count=128), images, CAPTIONERS)
+    other = c.copy_and_resolve_references()
+    other.paper.methods = ("dct_spectrum",)
+    found = experiments.get("robustness").run(Study(prepared, other, data=data))
+    clean, noisy = (rows(found, condition=n)[0] for n in ("clean", "noise:2"))
+    assert clean["auc"] != noisy["auc"]
 
 
 def test_a_perturbed_cache_is_found_by_its_settings(study):
@@ -233,6 +247,7 @@ def test_other_towers_are_missing_with_their_command(study):
     )
 
 
+@pytest.mark.slow
 def test_tsne_draws_every_image_and_measures_the_space_it_draws(study, monkeypatch):
     found = experiments.get("tsne").run(study)
     assert [r["method"] for r in found.rows] == [
@@ -275,6 +290,7 @@ def test_an_artefact_is_written_whole(tmp_path):
     assert sorted(p.suffix for p in tmp_path.iterdir()) == [".json", ".md"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", experiments.NAMES)
 def test_every_experiment_can_be_drawn(study, name):
     module = experiments.get(name)

@@ -63,7 +63,14 @@ def run(arguments: argparse.Namespace) -> int:
         if status not in (0, 1):
             return status
     EmbeddingCache(workdir.cache())  # or what is missing, before anything is fitted
-    study = Study(workdir, c, card=card, force=arguments.force, say=say)
+    study = Study(
+        workdir,
+        c,
+        card=card,
+        force=arguments.force,
+        data=_images(arguments, c),
+        say=say,
+    )
     made: dict[str, Any] = {}
     for name, module in modules.items():
         say(f"\n{name}: {module.TITLE}")
@@ -84,6 +91,17 @@ def run(arguments: argparse.Namespace) -> int:
         f"{time.perf_counter() - start:.0f} s"
     )
     return 0
+
+
+def _images(arguments: argparse.Namespace, c: Any) -> Any:
+    """The data set of the study, if a method of its tables reads pixels."""
+    from item_jax import methods
+    from item_jax.datasets.dataset import open_dataset
+
+    if not any(methods.reads_pixels(methods.get(name)) for name in c.paper.methods):
+        return None
+    records = c.data.records or Workdir(arguments.workdir).records
+    return open_dataset(records, c.data.images or None)
 
 
 def _finished(workdir: Workdir) -> bool:

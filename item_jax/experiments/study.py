@@ -18,8 +18,11 @@ from item_jax import config as config_lib
 from item_jax import evaluate, settings
 from item_jax import train as train_lib
 from item_jax.cache import EmbeddingCache
+from item_jax.datasets.dataset import Dataset, digest
+from item_jax.datasets.selection import of_split
 from item_jax.embeddings import Row
 from item_jax.fitted import FittedMethod
+from item_jax.pixels import Pictures
 from item_jax.workdir import Workdir
 
 
@@ -74,6 +77,7 @@ class Study:
         *,
         card: str = "",
         force: bool = False,
+        data: Dataset | None = None,
         say: Callable[[str], None] = lambda text: None,
     ):
         """Opens a study.
@@ -83,16 +87,21 @@ class Study:
           config: `seed`, `misalignment`, `head`, `train`, `evaluate`, `paper`.
           card: the run card, for the commands that are printed.
           force: whether to replace methods that were fitted with other settings.
+          data: that the main cache was made of, for methods that read pixels.
           say: is told what is being fitted.
 
         Raises:
-          ValueError: without a finished cache.
+          ValueError: without a finished cache, or if `data` are other records.
         """
         self.config = config
         self.workdir = workdir
         self._card, self._force, self._say = card, force, say
         self.main = EmbeddingCache(workdir.cache())
         self.main.check_finished()
+        self._data = data
+        if data is not None:
+            Pictures(data, self.main.embedding).check(self.main)
+            self._attach(self.main)
         self._training: dict[tuple, train_lib.TrainingSet] = {}
         self._results: dict[tuple, dict[str, Any]] = {}
         self._rows: dict[str, list[Row]] = {}
@@ -144,8 +153,19 @@ class Study:
                     f"of the two caches only, such as {min(others)!r}"
                 )
                 continue
+            self._attach(cache)
             return cache
         return Missing(need.what, why, (self.command(need),))
+
+    def _attach(self, cache: EmbeddingCache) -> None:
+        """Gives a cache the images it was made of, if they are those of the study."""
+        if self._data is None:
+            return
+        split = self.config.evaluate.split
+        for data in (self._data, *([of_split(self._data, split)] if split else [])):
+            if digest(data) == cache.manifest["records_sha256"]:
+                cache.images = Pictures(data, cache.embedding)
+                return
 
     def test_rows(self, cache: EmbeddingCache | None = None) -> list[Row]:
         """Returns the rows that are tested on, failed ones included."""
