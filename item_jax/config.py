@@ -138,10 +138,9 @@ def refuse_unused(command: str, fields: Iterable[str]) -> None:
     for field in fields:
         if field in FIELDS and not _reads(command, field):
             users = [name for name in READS if name != "config" and _reads(name, field)]
-            raise ValueError(
-                f"{command} does not use {field!r}; {' and '.join(users)} "
-                f"{'do' if len(users) > 1 else 'does'}"
-            )
+            *others, last = users
+            named = f"{', '.join(others)} and {last} do" if others else f"{last} does"
+            raise ValueError(f"{command} does not use {field!r}; {named}")
 
 
 def _reads(command: str, field: str) -> bool:

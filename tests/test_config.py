@@ -132,10 +132,11 @@ def test_every_field_is_used_and_explained():
 
 def test_unused_overrides_name_the_command_that_uses_them():
     with pytest.raises(
-        ValueError, match="evaluate does not use 'misalignment.w2'; train and fit do"
+        ValueError,
+        match="evaluate does not use 'misalignment.w2'; train, paper and fit do",
     ):
         config.refuse_unused("evaluate", ["evaluate.split", "misalignment.w2"])
-    with pytest.raises(ValueError, match="train does not use 'dtype'; embed and"):
+    with pytest.raises(ValueError, match="train does not use 'dtype'; embed, "):
         config.refuse_unused("train", ["dtype"])
 
 

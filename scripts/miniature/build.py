@@ -7,7 +7,6 @@ delete a folder to repeat its stage. Stages may run in parallel, as processes th
 the folder (`--stages`). It takes about two hours on one CPU core; `--effort 0.02` tries
 everything in a few minutes, with poor figures.
 
-    pools                  the scenes
     clip                   the towers
     captioner, detector    what looks at the pixels; real scenes alone
     judge                  the independent network of the quality gate

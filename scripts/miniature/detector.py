@@ -99,7 +99,7 @@ class Detector(nn.Module):
 
 
 def targets(layouts: np.ndarray) -> tuple[torch.Tensor, ...]:
-    """Heat [N, 16, 16]; where to learn boxes and names, bool; edges; names + 0."""
+    """Heat [N, 16, 16]; where to learn boxes and names, bool; edges; names."""
     place = torch.arange(GRID) + 0.5
     heat = torch.zeros(len(layouts), GRID, GRID)
     near = torch.full_like(heat, 1e9)

@@ -38,8 +38,9 @@ about ForenSynths or any other benchmark of photographs.
   {scenes.MAX_THINGS} things on a textured ground; all families share them. Fake: the
   same kind of scene drawn by a small generative model from a layout (boxes with the
   names of what is in them, and the ground's names and frame). Both are taken by one
-  simulated camera (exposure, lens, noise) and saved by one encoder. The scenes of the
-  sets are disjoint, and none was used to train anything.
+  simulated camera (exposure, lens, noise, JPEG), then saved, blurred, given noise and
+  saved again alike, as pictures that are passed on. The scenes of the sets are
+  disjoint, and none was used to train anything.
 - `captions.jsonl`, `objects.jsonl`: what a captioner and a detector that look at the
   pixels say of each image, written by `scripts/caption.py` and `scripts/ground.py`.
 - `captioner/`: a BLIP in the Hugging Face format, and `detector/`, which
