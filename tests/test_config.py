@@ -133,7 +133,7 @@ def test_every_field_is_used_and_explained():
 def test_unused_overrides_name_the_command_that_uses_them():
     with pytest.raises(
         ValueError,
-        match="evaluate does not use 'misalignment.w2'; train, paper and fit do",
+        match="evaluate does not use 'misalignment.w2'; train, fit and paper do",
     ):
         config.refuse_unused("evaluate", ["evaluate.split", "misalignment.w2"])
     with pytest.raises(ValueError, match="train does not use 'dtype'; embed, "):
