@@ -269,7 +269,7 @@ def test_a_moved_tower_is_asked_for(trained, tmp_path, tiny_clip):
     config["embedding"]["tower"]["name"] = "/moved/away"
     path.write_text(json.dumps(config))
     with pytest.raises(
-        ValueError, match="of method 'item' .*say where .--towers; in Python towers="
+        ValueError, match="of method 'item', .*say where .--towers; in Python towers="
     ):
         ItemDetector.from_pretrained(tmp_path / "head")
     assert ItemDetector.from_pretrained(tmp_path / "head", towers=tiny_clip[0])

@@ -152,6 +152,7 @@ def test_a_table_keeps_to_its_columns_and_says_which_are_not_there(study, c):
     assert "Did you mean 'gan'?" in found.missing[0].why
 
 
+@pytest.mark.slow
 def test_ablations_are_those_fields_and_nothing_else(study):
     found = experiments.get("distances").run(study)
     assert [r["method"] for r in rows(found, column=AVERAGE)] == [
@@ -207,6 +208,7 @@ def test_a_perturbed_cache_is_found_by_its_settings(study):
     assert "--config.perturb.severity=1" in why["jpeg:1"].commands[0]
 
 
+@pytest.mark.slow
 def test_captioners_are_compared_in_training_and_in_the_test_alone(study, prepared):
     other = study.config.copy_and_resolve_references()
     need = Need("b", "captioner-b", {"captioner.id": "b"}, (), free=("captioner",))
@@ -235,6 +237,7 @@ def test_captioners_are_compared_in_training_and_in_the_test_alone(study, prepar
     assert not found.missing
 
 
+@pytest.mark.slow
 def test_other_towers_are_missing_with_their_command(study):
     found = experiments.get("towers").run(study)
     assert {r["method"] for r in found.rows} == {
@@ -303,6 +306,7 @@ def test_every_experiment_can_be_drawn(study, name):
 # ------------------------------------------------------------------------ the command
 
 
+@pytest.mark.slow
 def test_the_command_uses_what_is_there(study, capsys):
     words = ["--workdir", str(study.workdir.path), "--no-embed"]
     words += ["--config.train.epochs=2", "--config.head.hidden_dim=8"]

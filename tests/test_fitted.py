@@ -47,7 +47,17 @@ def head(data, tmp_path):
 NETWORKS_ON_PIXELS = {"npr", "resnet50"}  # in the slow lane: test_pixel_rivals.py
 
 
-@pytest.mark.parametrize("name", sorted(set(methods.names()) - NETWORKS_ON_PIXELS))
+# The others are fitted here in the slow lane; test_rivals.py compares them with theirs.
+QUICK = {"item", "tidy", "cosine", "image", "constant", "nearest", "unifd"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+        for name in sorted(set(methods.names()) - NETWORKS_ON_PIXELS)
+    ],
+)
 def test_every_method_is_fitted_saved_and_scored_anywhere(name, data, tmp_path):
     cache, training, config = data
     (made,) = fit_method(name, training, config)[:1]

@@ -91,6 +91,7 @@ def test_parity_with_transformers(saved):
                 assert (ours * theirs).sum(-1).min() >= 0.999
 
 
+@pytest.mark.slow
 def test_a_tpus_layout_gives_the_same(saved):
     towers = load_towers(saved[1])
     tokens = general_vit.pad_tokens(towers.tokenize(TEXTS)[0], towers.config)

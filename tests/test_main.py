@@ -326,7 +326,10 @@ def test_index_join_embed_with_failures(tiny_clip, tmp_path):
         (["embed", "--workdir", "w", "--config.seed"], "needs a value"),
         (["embed", "--workdir", "w", "--config.embed.shard_size=0"], "at least 1"),
         (["demo", "--config.seed=1"], "takes no --config option"),
-        (["index", "--images", ".", "--out", "o", "--config.seed=1"], "train, evaluate"),
+        (
+            ["index", "--images", ".", "--out", "o", "--config.seed=1"],
+            "train, evaluate",
+        ),
         (["embed", "--workdir", "w"], "no records at w/records.jsonl: make them with"),
         (["train", "--workdir", "w"], "`item-jax embed` makes one"),
         (["evaluate", "--workdir", "w"], "`item-jax embed` makes one"),

@@ -102,6 +102,7 @@ def study(clip, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_captioner_grounder_benchmark_and_towers_are_recorded(study):
     manifest = json.loads((study / "embeddings/manifest.json").read_text())
     embedding = manifest["embedding"]
@@ -119,6 +120,7 @@ def test_captioner_grounder_benchmark_and_towers_are_recorded(study):
     assert all(row["objects"][0]["phrase"] == "picture" for row in rows)
 
 
+@pytest.mark.slow
 def test_misalignment_head_and_method_through_train_evaluate_and_predict(study):
     out = run(
         *("train", "--workdir", study, "--config.train.epochs=40"),
@@ -146,6 +148,7 @@ def test_misalignment_head_and_method_through_train_evaluate_and_predict(study):
         assert "P(fake) = " in out and "captions by colour namer" in out
 
 
+@pytest.mark.slow
 def test_a_run_card_names_them_too(study, tmp_path):
     card = tmp_path / "card.py"
     card.write_text(
@@ -159,6 +162,7 @@ def test_a_run_card_names_them_too(study, tmp_path):
     assert "methods/from-a-card" in out
 
 
+@pytest.mark.slow
 def test_an_experiment(study):
     out = run(
         *("paper", "my_ideas.widths", "--workdir", study, "--no-embed"),
@@ -212,6 +216,7 @@ def test_all_of_it_in_python(clip, monkeypatch, tmp_path):
     assert benchmarks.get(album) is benchmarks.get("my_ideas.album") is album.BENCHMARK
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -114,6 +114,7 @@ def nhwc(x):
     return x.permute(0, 2, 3, 1).detach().numpy()
 
 
+@pytest.mark.slow
 def test_npr_is_pytorchs():
     """Training and test outputs, the gradient, the running means, from one start."""
     rng = np.random.default_rng(0)

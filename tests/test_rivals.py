@@ -132,6 +132,7 @@ def test_de_fake_is_pytorchs(part, config, monkeypatch):
     np.testing.assert_allclose(module.score(state, part), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_vib_net_is_pytorchs_distribution(part, config):
     """The network at test time, the bottleneck's KL, and the sweep of beta."""
     module = methods.get("vib_net")
@@ -244,6 +245,7 @@ def test_nearest_neighbours_are_scikit_learns(part, config, k):
         nearest.k9.fit([part.take(np.arange(10))], config)
 
 
+@pytest.mark.slow
 def test_the_flow_is_a_density(part, config):
     """Its log-determinant is that of its Jacobian, and it learns where reals are."""
     config.train.epochs, config.train.learning_rate = 60, 1e-3

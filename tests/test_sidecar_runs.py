@@ -272,6 +272,7 @@ def test_fit_ends_with_figures_and_says_how_few(head, tmp_path):
     assert [r for _, r in files.read_json_lines(root / "run/records.jsonl")] == records
 
 
+@pytest.mark.slow
 def test_the_held_out_images_stay_when_others_come(head, tmp_path):
     from item_jax.commands import fit
 

@@ -91,8 +91,8 @@ def tamper(study, file, cases, original, capsys, tmp_path):
 def test_some_leaves(study, file, capsys, tmp_path):
     cases, original = tamperings(study, file)
     rng = np.random.default_rng(0)
-    some = [cases[i] for i in rng.choice(len(cases), 25, replace=False)]
-    assert tamper(study, file, some, original, capsys, tmp_path) > 5
+    some = [cases[i] for i in rng.choice(len(cases), 12, replace=False)]
+    assert tamper(study, file, some, original, capsys, tmp_path) > 2
 
 
 @pytest.mark.slow

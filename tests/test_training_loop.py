@@ -130,6 +130,7 @@ def test_checkpoints_of_another_run_are_not_used(toy, config, tmp_path):
     assert_equal(changed, fit(x, y, config, seeds=[0]))
 
 
+@pytest.mark.slow
 def test_checkpoints_without_their_mark_are_never_adopted(toy, config, tmp_path):
     """A kill while they were being deleted left another seed's steps behind."""
     x, y = toy
