@@ -297,6 +297,6 @@ def towers_of(
             raise
         raise ValueError(
             f"the towers of method {method.name!r}, {hub.described(tower)}, cannot be "
-            f"loaded: {str(e).rstrip('.')}. If they are elsewhere now, say where (--towers; in Python "
-            "towers=)"
+            f"loaded: {str(e).rstrip('.')}. If they are elsewhere now, say where "
+            "(--towers; in Python towers=)"
         ) from e
