@@ -186,9 +186,14 @@ def test_methods_on_pixels_see_the_images_of_each_cache(prepared, c):
     data = RecordList(testing.save_random_images(images, count=128), images, CAPTIONERS)
     other = c.copy_and_resolve_references()
     other.paper.methods = ("dct_spectrum",)
-    found = experiments.get("robustness").run(Study(prepared, other, data=data))
-    clean, noisy = (rows(found, condition=n)[0] for n in ("clean", "noise:2"))
-    assert clean["auc"] != noisy["auc"]
+    study = Study(prepared, other, data=data)
+    found = experiments.get("robustness").run(study)
+    assert {r["condition"] for r in found.rows} == {"clean", "noise:2"}
+    key = study.test_rows()[0]["key"]
+    for need in experiments.get("robustness").needs(study)[1:2]:
+        noisy = study.find(need)
+        assert noisy.images.config.perturb.severity == 2
+        assert (noisy.images(key) != study.main.images(key)).mean() > 0.5
 
 
 def test_a_perturbed_cache_is_found_by_its_settings(study):

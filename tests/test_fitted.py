@@ -337,3 +337,16 @@ def test_the_schema_of_our_own_data_is_the_old_one():
         assert re.fullmatch(
             r"item-(head|embeddings)/1", json.loads(path.read_text())["schema"]
         )
+
+
+@pytest.mark.slow
+def test_seeds_may_have_fitted_other_numbers(data, tmp_path):
+    """VIB-Net chooses its beta for each seed."""
+    _, training, config = data
+    config = config.copy_and_resolve_references()
+    config.train.seeds = 2
+    made = fit_method("vib_net", training, config)
+    made[0].save(tmp_path / "head")
+    made[1].save(tmp_path / "head/seed-1")
+    errors = [one.state["held_out_errors"] for one in load_seeds(tmp_path / "head")]
+    assert errors[0] != errors[1]
