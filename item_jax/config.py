@@ -19,7 +19,7 @@ from item_jax.choices import nearest
 from item_jax.fields import FIELDS, READS
 
 __all__ = [
-    *("FIELDS", "READS", "Field"),
+    *("FIELDS", "READS"),
     *("check", "default", "leaves", "load", "override", "refuse_unused"),
     *("shipped_cards", "to_json", "used_by"),
 ]

@@ -6,6 +6,7 @@ import argparse
 
 from item_jax import config
 from item_jax.commands import configured, say
+from item_jax.fields import Field
 
 HELP = "Print every field of a configuration: value, meaning, choices, range."
 EXAMPLE = "item-jax config --config=item_vitl14"
@@ -21,7 +22,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _described(field: config.Field) -> str:
+def _described(field: Field) -> str:
     parts = [field.meaning]
     if field.choices:
         own = ", package.module[:name]" if field.outside else ""

@@ -39,7 +39,7 @@ OPTIONS = (
 
 def run(arguments: argparse.Namespace) -> int:
     c = configured(arguments)
-    names = []
+    names: list[str] = []
     for name in arguments.name or ["all"]:
         names += experiments.NAMES if name == "all" else [name]
     modules = {name: experiments.get(name) for name in dict.fromkeys(names)}

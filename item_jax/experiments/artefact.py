@@ -128,7 +128,7 @@ def published(table: str, columns: Iterable[str] = ()) -> list[Row]:
     """
     file = resources.files("item_jax.experiments") / "published.csv"
     wanted = set(columns)
-    with file.open(encoding="utf-8", newline="") as lines:
+    with file.open(encoding="utf-8") as lines:
         return [
             {name: row[name] for name in ("paper", "method", "column", "title")}
             | {f: float(row[f]) / 100 if row[f] else None for f in ("acc", "ap")}

@@ -6,7 +6,7 @@ Values are in percent; a dot or a bar has its 95% interval.
 from __future__ import annotations
 
 import textwrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -75,7 +75,10 @@ def dots(artefact: Artefact) -> Figure:
     figure, axis = plt.subplots(figsize=(7, height), layout="constrained")
     step = 0.7 / max(1, len(lines))
     for k, line in enumerate(lines):
-        style = {"color": PALETTE[k % len(PALETTE)], "marker": MARKS[k % len(MARKS)]}
+        style: dict[str, Any] = {
+            "color": PALETTE[k % len(PALETTE)],
+            "marker": MARKS[k % len(MARKS)],
+        }
         found = [(j, cells.get((line, c))) for j, c in enumerate(columns)]
         known = [(j, row) for j, row in found if row and row.get(name) is not None]
         place = np.array([j for j, _ in known]) + (k - (len(lines) - 1) / 2) * step

@@ -100,7 +100,7 @@ def _features(
 ) -> np.ndarray:
     """Returns the misalignment of images, `[n, D]`, in the order of their keys."""
     config, wanted = study.changed(changes), set(keys)
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for part in study.main.select(split=study.config.evaluate.split):
         part = part.where(lambda row: row["key"] in wanted)
         if len(part):

@@ -190,6 +190,7 @@ def encoder(
     Texts are short (16 tokens, mostly): no fused kernel is used for them. Several
     `outputs` of the image tower come side by side, see `outputs.joined`.
     """
+    fn: Callable[..., jax.Array]
     if tower == "text":
         fn, sizes, length = encode_text, config.text, config.context_length
     else:
