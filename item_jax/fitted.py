@@ -238,7 +238,7 @@ def load_seeds(folder: str | Path) -> list[FittedMethod]:
         config = {k: v for k, v in fitted.config.items() if k not in own}
         return config | {
             "training": training,
-            "state": _without_fractions(method_files.split(fitted.state)[1]),
+            "state": method_files.split(fitted.state)[1],
         }
 
     for place, fitted in zip(others, loaded[1:]):
@@ -248,15 +248,3 @@ def load_seeds(folder: str | Path) -> list[FittedMethod]:
                 "one training"
             )
     return loaded
-
-
-def _without_fractions(state: Any) -> Any:
-    """A state without what may have been fitted, as its arrays were.
-
-    Settings that are fractions, such as w1, stand in `training` too.
-    """
-    if isinstance(state, dict):
-        return {name: _without_fractions(value) for name, value in state.items()}
-    if isinstance(state, list):
-        return [_without_fractions(value) for value in state]
-    return None if isinstance(state, float) else state

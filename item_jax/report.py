@@ -30,7 +30,7 @@ CAPTIONS = {
     "reliability": "The share of fakes among images of a score. On the diagonal a "
     "score is a probability. Both classes count alike.",
     "cosines": "Cosine of image and caption (ITEM Fig. 1): how well real and fake "
-    "images fit what was said of them.",
+    "images match their captions.",
 }
 
 WIDE = ("curves", "methods", "cosines")

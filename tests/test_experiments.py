@@ -319,7 +319,7 @@ def test_the_command_uses_what_is_there(study, capsys):
     words += ["--config.paper.columns=gan", "--config.paper.methods=item"]
     assert main(["paper", "table1", *words]) == 0
     text = capsys.readouterr().out
-    assert "1 of 1 computed" in text
+    assert "experiments: 1 made, 1 with figures, 0 with something missing" in text
     content = json.loads(
         (study.workdir.results() / "paper/table1.json").read_text(encoding="utf-8")
     )

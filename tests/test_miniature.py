@@ -1,4 +1,4 @@
-"""The miniature world: what it holds, where it comes from, what is said about it."""
+"""The miniature world: its contents, how they are made, and the claims about it."""
 
 import json
 import shutil

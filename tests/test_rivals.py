@@ -151,7 +151,9 @@ def test_vib_net_is_pytorchs_distribution(part, config):
     expected = torch.distributions.kl_divergence(normal(mu, spread), normal(0.0, 1.0))
     kl = vib_net.bottleneck(*(jnp.asarray(v.detach().numpy()) for v in (mu, spread)))
     np.testing.assert_allclose(kl, expected.sum(1).detach(), rtol=1e-4)
-    assert state["beta"] == module.BETAS[int(np.argmin(state["held_out_errors"]))]
+    assert (
+        state["beta"].item() == module.BETAS[int(np.argmin(state["held_out_errors"]))]
+    )
     assert len(set(state["held_out_errors"])) == 3, "beta makes a difference"
 
 

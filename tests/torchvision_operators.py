@@ -10,7 +10,7 @@ an error.
 import importlib
 import sys
 
-import torch
+from torch import library
 
 
 def declare() -> None:
@@ -26,12 +26,14 @@ def declare() -> None:
             raise
     for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
         del sys.modules[name]
-    library = torch.library.Library("torchvision", "FRAGMENT")
+    operators = library.Library("torchvision", "FRAGMENT")
     for name in ("nms", "qnms"):
-        library.define(f"{name}(Tensor dets, Tensor scores, float threshold) -> Tensor")
-    _kept.append(library)
+        operators.define(
+            f"{name}(Tensor dets, Tensor scores, float threshold) -> Tensor"
+        )
+    _kept.append(operators)
     importlib.import_module("torchvision")
 
 
 # A library that is garbage-collected takes its operators away.
-_kept: list[torch.library.Library] = []
+_kept: list[library.Library] = []

@@ -83,14 +83,15 @@ def run(arguments: argparse.Namespace) -> int:
             for command in missing.commands:
                 say(f"    {command}")
         say(f"  wrote {', '.join(str(path) for path in paths)}")
-    lacking = [name for name, artefact in made.items() if artefact.missing]
-    empty = [name for name, artefact in made.items() if not artefact.rows]
+    with_rows = sum(bool(artefact.rows) for artefact in made.values())
+    lacking = sum(bool(artefact.missing) for artefact in made.values())
+    failed = study.main.counts()["failed"]
     say(
-        f"\n{len(made)} of {len(made)} computed, {len(empty)} of them without any row"
-        f"{', ' + str(len(lacking)) + ' with something missing' if lacking else ''}; "
+        f"\nexperiments: {len(made)} made, {with_rows} with figures, {lacking} with "
+        f"something missing; {failed} images failed; "
         f"{time.perf_counter() - start:.0f} s"
     )
-    return 0
+    return 1 if failed else 0
 
 
 def _images(arguments: argparse.Namespace, c: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -114,12 +114,11 @@ def _figures(method: Mapping[str, Any], column: str) -> Row:
     return row
 
 
-def published(table: str, columns: Iterable[str] = ()) -> list[Row]:
+def published(table: str) -> list[Row]:
     """Returns the papers' own cells of a table; figures are fractions.
 
     Args:
       table: "tables 1 and 2" or "table 3".
-      columns: only these; () is all.
 
     Source: Tables I to III of ITEM (arXiv 2511.00427) and Tables 1 and 2 of TIDY, which
     prints no averages: its own is that of its cells. TIDY's Table 3 is ITEM's. Columns
@@ -127,13 +126,12 @@ def published(table: str, columns: Iterable[str] = ()) -> list[Row]:
     `forensynths/whichfaceisreal`, ADM of Tables I and II `unifd/guided`.
     """
     file = resources.files("item_jax.experiments") / "published.csv"
-    wanted = set(columns)
     with file.open(encoding="utf-8") as lines:
         return [
             {name: row[name] for name in ("paper", "method", "column", "title")}
             | {f: float(row[f]) / 100 if row[f] else None for f in ("acc", "ap")}
             for row in csv.DictReader(lines)
-            if row["table"] == table and (not wanted or row["column"] in wanted)
+            if row["table"] == table
         ]
 
 

@@ -19,13 +19,14 @@ KINDS = ("noise", "blur", "jpeg")
 SEVERITIES = (1, 2, 3)
 
 
-def _need(name: str, severity: int) -> Need:
+def _need(study: Study, name: str, severity: int) -> Need:
+    split = study.config.evaluate.split
     return Need(
         f"test images perturbed by {perturb.label(name, severity)}, captions kept",
         f"{slug(name)}-{severity}",
         {"perturb.name": name, "perturb.severity": severity},
         (
-            *("--split", "test"),
+            *(("--split", split) if split else ()),
             f"--config.perturb.name={name}",
             f"--config.perturb.severity={severity}",
         ),
@@ -41,7 +42,7 @@ def _recaptioned(study: Study) -> list[Need]:
                 f"paper.perturbed: the captions of {source!r} were made of clean images"
             )
         name, severity = label.rsplit(":", 1)
-        need = _need(name, int(severity))
+        need = _need(study, name, int(severity))
         found.append(
             Need(
                 f"test images perturbed by {label}, captions made of them",
@@ -55,7 +56,7 @@ def _recaptioned(study: Study) -> list[Need]:
 
 
 def needs(study: Study) -> list[Need]:
-    kept = [_need(name, severity) for name in KINDS for severity in SEVERITIES]
+    kept = [_need(study, name, severity) for name in KINDS for severity in SEVERITIES]
     return kept + _recaptioned(study)
 
 

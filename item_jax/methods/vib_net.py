@@ -104,7 +104,12 @@ def fit_seeds(
         own = trained[k * len(BETAS) : (k + 1) * len(BETAS)]
         errors = [_error(module, variables["params"], held_out) for variables in own]
         best = int(np.argmin(errors))
-        swept = {"betas": list(BETAS), "held_out_errors": errors, "beta": BETAS[best]}
+        # Arrays, as all that is fitted: the rest of a state is the same for each seed.
+        swept = {
+            "betas": list(BETAS),
+            "held_out_errors": np.array(errors),
+            "beta": np.array([BETAS[best]]),
+        }
         states.append(_network.state(data, own[best]["params"], **swept))
     return states
 

@@ -52,7 +52,7 @@ SIGLIP_VISION_HARMLESS = HF_HARMLESS | {
 }
 SIGLIP_TEXT_HARMLESS = HF_HARMLESS | {
     "model_type": ("siglip_text_model",),
-    "eos_token_id": ANY,  # the last position is pooled, whatever stands there
+    "eos_token_id": ANY,  # unused: SigLIP pools the last position
 }
 
 METACLIP_2_VISION_HARMLESS = clip_vit_keys.HF_VISION_HARMLESS | {
