@@ -43,7 +43,7 @@ STEPS = {
     "clip": 900,
     "captioner": 1_000,
     "detector": 1_500,
-    "judge": judge.STEPS,
+    "judge": 1_200,
     "sketch": 3_000,
     "vqvae": 2_500,
     **dict.fromkeys((f for f in FAMILIES if f != "repaint"), 2_500),
@@ -84,9 +84,10 @@ def train(stage: str, workdir: Path, how: dict) -> dict:
         return facts
     if stage == "judge":
         model, facts = judge.train(pool, **how)
-        generators.save(model, folder)
         held_out = pools.open_pool(workdir, pools.HELD_OUT)
-        return facts | {"held_out": model.accuracy(held_out.images, held_out.things())}
+        facts["held_out"] = model.accuracy(held_out.images, held_out.things())
+        model.save(folder / "model", facts)
+        return facts
     if stage == "sketch":
         return generators.train_sketch(pool, workdir, SKETCHED, **how)
     vq = generators.load("vqvae", workdir) if stage in NEEDS_CODES else None
@@ -118,7 +119,9 @@ def run(stage: str, args: argparse.Namespace) -> None:
     elif stage == "texts":
         facts = packing.write_texts(args.workdir)
     elif stage == "gate":
-        facts = gate.measure(args.workdir)
+        facts = gate.measure(
+            args.workdir / "world", args.workdir / "judge" / "model"
+        )
         gate.write(facts)
     else:
         facts = packing.pack(args.workdir, args.out)

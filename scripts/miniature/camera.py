@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 SIDE = 64  # pixels, both of an image and of a view
-PASSED_BLUR, PASSED_NOISE = (0.45, 1.4), (0.02, 0.065)  # sigma in pixels, in [0, 1]
+PASSED_BLUR, PASSED_NOISE = (0.2, 0.9), (0.01, 0.05)  # sigma in pixels, in [0, 1]
 CAMERA_QUALITY, FILE_QUALITY = 88, 80  # JPEG: of the camera, of the files shipped
 
 
@@ -17,8 +17,9 @@ def photograph(clean: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Takes a picture of a rendering: uint8 [64, 64, 3] in and out.
 
     Real and generated scenes pass through the same camera, so that neither sensor noise
-    nor lens blur nor file format distinguishes them. Lens and sensor differ from
-    picture to picture, so that a spectrum says little about who drew it.
+    nor lens blur nor file format distinguishes them. Lens, sensor and what happens to
+    the picture later differ from picture to picture, so that a spectrum says little
+    about who drew it.
     """
     image = clean.astype(np.float32) / 255
     y, x = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j]
@@ -26,16 +27,16 @@ def photograph(clean: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     image = image * (1 - rng.uniform(0, 0.18) * (x**2 + y**2)[..., None] / 2)
     image = blur(image, rng.uniform(0.3, 1.0))
     image = image + rng.normal(0, rng.uniform(0.005, 0.035), image.shape)
-    return np.asarray(Image.open(io.BytesIO(to_jpeg(to_uint8(image), CAMERA_QUALITY))))
+    return _pass_on(to_jpeg(to_uint8(image), CAMERA_QUALITY), rng)
 
 
-def pass_on(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """What a picture is after it was saved, and scaled or filmed on its way: uint8.
+def _pass_on(file: bytes, rng: np.random.Generator) -> np.ndarray:
+    """What a saved picture is after it was scaled or filmed on its way: uint8.
 
-    Every image that is shipped went through it, real and fake alike. It keeps what a
-    picture shows and hides much of the spectrum that a generator leaves.
+    It keeps what a picture shows and hides much of the spectrum that a generator
+    leaves.
     """
-    saved = np.asarray(Image.open(io.BytesIO(to_jpeg(image))), np.float32) / 255
+    saved = np.asarray(Image.open(io.BytesIO(file)), np.float32) / 255
     blurred = blur(saved, rng.uniform(*PASSED_BLUR))
     noise = rng.normal(0, rng.uniform(*PASSED_NOISE), saved.shape)
     return to_uint8(blurred + noise)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,15 @@ import torch.nn.functional as F
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
+import patches
 from camera import SIDE
 from pace import Pace
+from patches import MEAN, STD, pixels
 from pools import Pool
-from scenes import all_phrases
+from scenes import all_phrases, names_in
 
-MEAN = (0.48145466, 0.4578275, 0.40821073)  # OpenAI CLIP's image statistics
-STD = (0.26862954, 0.26130258, 0.27577711)
+WARM = 0.4  # share of the training that the image tower has for itself
+PEAK = 0.5  # of the rates of `patches.optimisers`, on sentences
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -74,23 +77,19 @@ def make_model(tokenizer: CLIPTokenizer) -> CLIPModel:
     }
     vision = {
         "image_size": SIDE,
-        "patch_size": 8,
+        "patch_size": patches.PATCH,
         "hidden_size": 128,
-        "intermediate_size": 512,
+        "intermediate_size": 256,
         "num_hidden_layers": 4,
         "num_attention_heads": 4,
         "hidden_act": "quick_gelu",
         "projection_dim": 96,
     }
-    return CLIPModel(
+    model = CLIPModel(
         CLIPConfig(text_config=text, vision_config=vision, projection_dim=96)
     )
-
-
-def pixels(images: np.ndarray) -> torch.Tensor:
-    """uint8 [N, 64, 64, 3] -> normalised float32 [N, 3, 64, 64]."""
-    x = torch.from_numpy(np.ascontiguousarray(images)).float() / 255
-    return ((x - torch.tensor(MEAN)) / torch.tensor(STD)).permute(0, 3, 1, 2)
+    patches.know_places(model.vision_model)
+    return model
 
 
 def tokens(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
@@ -120,13 +119,14 @@ def text_units(model: CLIPModel, ids: torch.Tensor) -> torch.Tensor:
 
 
 def train(
-    pool: Pool, out: Path, *, steps: int, minutes: float, seed: int, batch: int = 96
+    pool: Pool, out: Path, *, steps: int, minutes: float, seed: int, batch: int = 64
 ) -> dict:
     """Contrastive training on scenes with sentences and on crops with phrases.
 
-    Besides the batch's other sentences, each image is contrasted with a sentence
-    that is wrong in one detail, so that the towers attend to details (as NegCLIP,
-    Yuksekgonul et al. 2023).
+    Before that the image tower learns to name what is in its patches
+    (`patches.warm_up`). Besides the batch's other sentences, each image is contrasted
+    with a sentence that is wrong in one detail, so that the towers attend to details
+    (as NegCLIP, Yuksekgonul et al. 2023); each crop with all other phrases.
 
     Args:
         pool: the training scenes.
@@ -134,7 +134,7 @@ def train(
         steps: optimiser steps.
         minutes: the most it may take; the schedule is shortened to fit.
         seed: of the weights and of the order of batches.
-        batch: scenes per step, and as many crops.
+        batch: scenes per step, and half as many crops.
 
     Returns:
         Facts about the run, for the README of the world.
@@ -151,47 +151,54 @@ def train(
     crop_phrase = np.array([number[p] for p in crop_phrases])
     caption_ids = tokens(tokenizer, texts)
     lengths = (caption_ids == tokenizer.eos_token_id).int().argmax(1) + 1
-    decay = [p for p in model.parameters() if p.ndim > 1]
-    rest = [p for p in model.parameters() if p.ndim <= 1]
-    optimiser = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}],
-        lr=1e-3,
-        betas=(0.9, 0.98),
+    named = torch.tensor([names_in(p) for p in crop_phrases]) + 1
+    first, teacher = patches.warm_up(
+        model.vision_model,
+        _scenes_and_crops(pool, crops, named, rng, batch // 2),
+        Pace("clip, patches", round(steps * WARM), minutes * WARM),
     )
+    trained = patches.optimisers([model, teacher])
+    rates = [PEAK * o.param_groups[0]["lr"] for o in trained]
     scenes, count = len(pool.captions), len(crop_phrase)
     labels = torch.arange(batch)
-    pace = Pace("clip", steps, minutes)
+    rest = (steps - round(steps * WARM), minutes * (1 - WARM))
+    pace = Pace("clip, sentences", *rest)
     for step, done in pace:
-        rate = 1e-3 * min(1, (step + 1) / 60) * (1 + math.cos(math.pi * done)) / 2
-        for group in optimiser.param_groups:
-            group["lr"] = rate
+        for optimiser, rate in zip(trained, rates, strict=True):
+            warm = min(1, (step + 1) / 50) * (1 + math.cos(math.pi * done)) / 2
+            optimiser.param_groups[0]["lr"] = rate * warm
         i = rng.choice(scenes, batch, replace=False)
-        j = rng.choice(count, batch, replace=False)
-        x = pixels(np.concatenate([pool.images[i], crops[j]]))
+        j = rng.choice(count, batch // 2, replace=False)
+        x, of_patches, ground = _beside(
+            patches.of_scenes(pool, i), pixels(crops[j]), named[j]
+        )
         rows = torch.from_numpy(np.concatenate([i, i + scenes]))
         ids = caption_ids[rows, : int(lengths[rows].max())]
-        image = model.get_image_features(pixel_values=x)
-        text = model.get_text_features(input_ids=ids)
-        phrase = model.get_text_features(input_ids=phrase_ids[crop_phrase[j]])
-        image, text, phrase = _unit(image), _unit(text), _unit(phrase)
+        seen = model.get_image_features(pixel_values=x)
+        states = model.vision_model.post_layernorm(seen.last_hidden_state[:, 1:])
+        image = _unit(seen)
+        text = _unit(model.get_text_features(input_ids=ids))
+        phrase = _unit(model.get_text_features(input_ids=phrase_ids))
         scale = model.logit_scale.exp().clamp(max=100)
         whole = scale * image[:batch] @ text.T
         crop = scale * image[batch:] @ phrase.T
-        # Two crops of one batch may share a phrase: they are not a negative pair.
-        same = torch.from_numpy(crop_phrase[j][:, None] == crop_phrase[j][None])
-        crop = crop.masked_fill(same & ~torch.eye(batch, dtype=bool), -1e4)
         loss = (
             F.cross_entropy(whole, labels)
             + F.cross_entropy(whole[:, :batch].T, labels)
-            + F.cross_entropy(crop, labels)
-            + F.cross_entropy(crop.T, labels)
-        ) / 4
-        optimiser.zero_grad()
-        loss.backward()
+            + F.cross_entropy(crop, torch.from_numpy(crop_phrase[j]))
+        ) / 3
+        for optimiser in trained:
+            optimiser.zero_grad()
+        (loss + teacher(states, of_patches, ground)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        if step % 50 == 0:
-            pace.bar.set_postfix(loss=f"{loss.item():.3f}", scale=f"{scale.item():.0f}")
+        for optimiser in trained:
+            optimiser.step()
+        if step % 20 == 0:
+            pace.bar.set_postfix(
+                loss=f"{loss.item():.3f}",
+                scale=f"{scale.item():.0f}",
+                right=f"{teacher.right:.2f}",
+            )
     with torch.no_grad():
         model.logit_scale.clamp_(max=math.log(100))
     model.half().save_pretrained(out)
@@ -202,7 +209,37 @@ def train(
         image_mean=MEAN,
         image_std=STD,
     ).save_pretrained(out)
-    return {"parameters": sum(p.numel() for p in model.parameters()), **pace.facts()}
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        **{k: round(first[k] + v, 1) for k, v in pace.facts().items()},
+        "patches": first,
+    }
+
+
+def _scenes_and_crops(
+    pool: Pool,
+    crops: np.ndarray,
+    named: torch.Tensor,
+    rng: np.random.Generator,
+    batch: int,
+) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Batches for `patches.warm_up`: scenes, and as many crops."""
+    for scenes in patches.scenes_of(pool, rng, batch):
+        j = rng.choice(len(crops), batch, replace=False)
+        yield _beside(scenes, pixels(crops[j]), named[j])
+
+
+def _beside(
+    scenes: tuple[torch.Tensor, ...], crops: torch.Tensor, named: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    """Scenes, and crops whose patches are all of their thing and show no ground."""
+    x, of_patches, ground = scenes
+    of_crops = named[:, None].expand(-1, of_patches.shape[1], -1)
+    return (
+        torch.cat([x, crops]),
+        torch.cat([of_patches, of_crops]),
+        torch.cat([ground, ground.new_full((len(crops), 2), -1)]),
+    )
 
 
 @torch.no_grad()

@@ -65,7 +65,7 @@ class Detector(nn.Module):
 
         Returns:
             For each image `heat` [Q], `box` [Q, 4] (x1, y1, x2, y2 in [0, 1]), and
-            probabilities `shape` [Q, 10], `colour` [Q, 12], `size` [Q, 3].
+            probabilities `shape` [Q, 8], `colour` [Q, 12], `size` [Q, 3].
         """
         logits, edges, *names = self(torch.from_numpy(np.ascontiguousarray(images)))
         heat = logits.sigmoid()

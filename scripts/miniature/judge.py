@@ -7,18 +7,21 @@ fixed size around the middle of a box, so that it reads the size off the pixels 
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-from camera import SIDE, pass_on
+from camera import SIDE
 from pace import Pace
 from pools import Pool
 from scenes import COLOURS, SHAPES, SIZES, names_in
 
 WINDOW = 40  # pixels
-STEPS = 1_200
 COUNTS = (len(SHAPES), len(COLOURS), len(SIZES))
 
 
@@ -41,7 +44,7 @@ def windows(images: np.ndarray, objects: list) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Judge(nn.Module):
-    """Logits of shape, colour and size, [M, 10], [M, 12] and [M, 3]."""
+    """Logits of shape, colour and size, [M, 8], [M, 12] and [M, 3]."""
 
     def __init__(self):
         super().__init__()
@@ -83,6 +86,20 @@ class Judge(nn.Module):
         }
 
 
+    def save(self, folder: Path, facts: dict) -> None:
+        """Saves the weights in float16, and facts about the run."""
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {k: v.half() for k, v in self.state_dict().items() if "num_b" not in k}
+        save_file(state, folder / "model.safetensors")
+        (folder / "config.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> Judge:
+        model = cls()
+        model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+        return model.float().eval()
+
+
 def train(pool: Pool, *, steps: int, minutes: float, seed: int) -> tuple[Judge, dict]:
     """Trains the judge on photographs of real scenes.
 
@@ -91,8 +108,7 @@ def train(pool: Pool, *, steps: int, minutes: float, seed: int) -> tuple[Judge, 
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    images = [pass_on(image, rng) for image in pool.images]
-    cut, names = windows(np.stack(images), pool.things())
+    cut, names = windows(pool.images, pool.things())
     model = Judge().train()
     optimiser = torch.optim.AdamW(model.parameters(), weight_decay=0.02)
     pace = Pace("judge", steps, minutes)

@@ -42,7 +42,7 @@ def to_images(grid: torch.Tensor) -> np.ndarray:
 
 
 def _names(layouts: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """One-hot names: of the ground [N, UNDER], of the things [N, 4, NAMES]."""
+    """One-hot names: of the ground [N, UNDER], of the things [N, 3, NAMES]."""
     rows = torch.from_numpy(layouts.astype(np.int64))
     ground, things = rows[:, 0, 4:6], rows[:, 1:, 4:]
     there = (things[..., :1] >= 0).float()
@@ -54,7 +54,7 @@ def _names(layouts: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _boxes(layouts: np.ndarray) -> torch.Tensor:
-    """The things' boxes in pixels, float32 [N, 4, 4]; unused ones are empty."""
+    """The things' boxes in pixels, float32 [N, 3, 4]; unused ones are empty."""
     return torch.from_numpy(layouts[:, 1:, :4].astype(np.float32)).clamp(min=0) / SIDE
 
 
@@ -76,7 +76,7 @@ def condition(layouts: np.ndarray, sketches: np.ndarray) -> torch.Tensor:
 
     x, u = along(box[..., 0], box[..., 2])
     y, v = along(box[..., 1], box[..., 3])
-    mask = y[..., :, None] * x[..., None, :]  # [N, 4, 16, 16]
+    mask = y[..., :, None] * x[..., None, :]  # [N, 3, 16, 16]
     where = torch.stack([mask, mask * u[..., None, :], mask * v[..., :, None]], 1)
     spread = under[..., None, None].expand(-1, -1, GRID, GRID)
     over = torch.einsum("nkc,nkyx->ncyx", named, mask)
@@ -98,7 +98,7 @@ class Sketch(nn.Module):
 
     shadow = 3  # pixels up and left: whose shadow may fall here
     width = 64
-    side, depth = 20, 4  # of a stencil
+    side, depth = 12, 4  # of a stencil
 
     def __init__(self):
         super().__init__()
@@ -136,7 +136,7 @@ class Sketch(nn.Module):
         self, layouts: np.ndarray, named: torch.Tensor, x: torch.Tensor, y: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
         """Of the thing whose box a pixel is in: names, where in it, its stencil."""
-        x1, y1, x2, y2 = _boxes(layouts)[:, None].unbind(-1)  # [N, 1, 4]
+        x1, y1, x2, y2 = _boxes(layouts)[:, None].unbind(-1)  # [N, 1, 3]
         across = (x[..., None] + 0.5 - x1) / (x2 - x1).clamp(min=1) * 2 - 1
         down = (y[..., None] + 0.5 - y1) / (y2 - y1).clamp(min=1) * 2 - 1
         inside = ((across.abs() < 1) & (down.abs() < 1)).float()

@@ -26,8 +26,8 @@ import pools
 import readme
 from families import FAMILIES, TRAINED_ON
 
-REALS = {"train": 350, "test": 500}  # shared by all families
-FAKES = {"train": 350, "test": 200}  # of each family
+REALS = {"train": 300, "test": 500}  # shared by all families
+FAKES = {"train": 300, "test": 150}  # of each family
 SCRIPTS = Path(__file__).resolve().parent.parent
 CAPTION = ("--preset", "hf-greedy", "--batch-size", "50")
 GROUND = ("--grounder", "grounder", "--batch-size", "50")
@@ -99,7 +99,7 @@ def _write(workdir: Path, folder: str, images, pool: pools.Pool) -> list[dict]:
     rows = []
     for i, image in enumerate(images):
         key = f"{folder}/{i:04d}.jpg"
-        data = camera.to_jpeg(camera.pass_on(image, _stream(key)))
+        data = camera.to_jpeg(image)
         (place / f"{i:04d}.jpg").write_bytes(data)
         rows.append(
             {
@@ -118,11 +118,6 @@ def _write(workdir: Path, folder: str, images, pool: pools.Pool) -> list[dict]:
             }
         )
     return rows
-
-
-def _stream(key: str) -> np.random.Generator:
-    """The random numbers of an image of its own."""
-    return np.random.default_rng(list(hashlib.sha256(key.encode()).digest()[:8]))
 
 
 def write_texts(workdir: Path) -> dict:
@@ -197,8 +192,9 @@ def _program(name: str, images: Path, out: Path, result: str, world: Path, *opti
 def pack(workdir: Path, out: Path) -> dict:
     """Writes the zip; the same world gives the same bytes."""
     world = workdir / "world"
-    shutil.rmtree(world / "clip", ignore_errors=True)
-    shutil.copytree(workdir / "clip" / "model", world / "clip")
+    for name in ("clip", "judge"):
+        shutil.rmtree(world / name, ignore_errors=True)
+        shutil.copytree(workdir / name / "model", world / name)
     facts = {
         path.parent.name: json.loads(path.read_text())
         for path in workdir.glob("*/facts.json")

@@ -18,7 +18,7 @@ SEED = 20
 TRAIN, HELD_OUT, JUDGE = 0, 1, 2
 # The prompts of family i are scenes of PROMPT_TRAIN + i and PROMPT_TEST + i.
 REAL_TRAIN, REAL_TEST, PROMPT_TRAIN, PROMPT_TEST, CAMERA = 10, 11, 20, 30, 40
-COUNTS = {TRAIN: 30_000, HELD_OUT: 1_000, JUDGE: 4_000}
+COUNTS = {TRAIN: 20_000, HELD_OUT: 1_000, JUDGE: 4_000}
 
 
 @dataclasses.dataclass
@@ -27,7 +27,7 @@ class Pool:
 
     Attributes:
         images, clean: uint8 [N, 64, 64, 3], photographed and as rendered.
-        layouts: int16 [N, 5, 7], see `scenes.Scene`.
+        layouts: int16 [N, 4, 7], see `scenes.Scene`.
         captions, others, descriptions: N sentences, see `scenes.Scene`.
         phrases, objects: per scene, see `scenes.Scene`.
     """
@@ -75,7 +75,7 @@ def _draw(job: tuple[int, int]) -> scenes.Scene:
 def draw_pool(split: int, count: int, workers: int = 2) -> Pool:
     """Draws `count` scenes of a split; the same ones each time."""
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        drawn = pool.map(_draw, [(split, i) for i in range(count)], chunksize=100)
+        drawn = pool.map(_draw, [(split, i) for i in range(count)], chunksize=8)
     return Pool(
         images=np.stack([s.image for s in drawn]),
         clean=np.stack([s.clean for s in drawn]),

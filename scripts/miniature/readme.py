@@ -49,6 +49,7 @@ about ForenSynths or any other benchmark of photographs.
 - `prompt/`: a second mode. There a fake's sentence and boxes are those of the layout it
   was drawn from, and a real image's those of its scene. With them "misalignment" means
   being untrue to the prompt, which is not what ITEM measures.
+- `judge/`: the network of the quality gate, trained on real scenes of its own.
 - `clip/`: a small CLIP in the Hugging Face format (float16), trained on real scenes
   with their sentences and on their objects with their phrases.
 

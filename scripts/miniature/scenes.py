@@ -1,6 +1,6 @@
 """The miniature world: small drawn scenes, their sentences and their boxes.
 
-A scene is a textured ground with zero to four things on it. `draw_scene` chooses the
+A scene is a textured ground with zero to three things on it. `draw_scene` chooses the
 things, renders them cleanly, photographs the rendering (exposure, lens, sensor noise,
 JPEG) and describes it in English. Nothing here is learned.
 """
@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from camera import SIDE, blur, photograph, to_uint8
 
-MAX_THINGS = 4
+MAX_THINGS = 3
 EMPTY_SHARE = 0.03  # scenes with nothing on the ground
 SUPERSAMPLE = 4
 FRAME_UNIT = 4096  # of a layout's whole numbers
@@ -34,8 +34,8 @@ COLOURS = {
     "white": (0.95, 0.95, 0.94),
     "grey": (0.55, 0.55, 0.56),
 }
-SIZES = {"small": (7.6, 8.4), "": (10.2, 11.2), "large": (13.2, 15.0)}  # radius, px
-GROUNDS = ("plain", "striped", "checkered", "dotted", "wavy", "speckled")
+SIZES = {"small": (8.2, 9.0), "": (11.4, 12.2), "large": (15.0, 16.4)}  # radius, px
+GROUNDS = ("plain", "striped", "checkered", "dotted", "wavy")
 
 
 def _circle(radius: float, count: int = 48) -> np.ndarray:
@@ -56,17 +56,6 @@ def _shapes() -> dict[str, tuple[np.ndarray, ...]]:
         ],
         axis=1,
     )
-    # A moon is the left part of a disc, bitten by a disc whose rim passes
-    # through the same two tips.
-    tip = math.radians(40)
-    rim = np.linspace(tip, 2 * math.pi - tip, 40)
-    outer = np.stack([np.cos(rim), np.sin(rim)], axis=1)
-    bite_x, height = 0.45, math.sin(tip)
-    reach = math.hypot(math.cos(tip) - bite_x, height)
-    lean = math.atan2(height, math.cos(tip) - bite_x)
-    rim = np.linspace(2 * math.pi - lean, lean, 40)
-    inner = np.stack([bite_x + reach * np.cos(rim), reach * np.sin(rim)], axis=1)
-    moon = np.concatenate([outer, inner]) + [0.1, 0.0]
     a, b = 0.36, 1.0
     cross = [(-a, -b), (a, -b), (a, -a), (b, -a), (b, a), (a, a)]
     cross += [(-x, -y) for x, y in cross]
@@ -80,9 +69,7 @@ def _shapes() -> dict[str, tuple[np.ndarray, ...]]:
         "star": (spikes * 1.05,),
         "ring": (_circle(0.98), _circle(0.52)),
         "cross": (cross,),
-        "diamond": ([(0, -1), (0.82, 0), (0, 1), (-0.82, 0)],),
         "heart": (heart,),
-        "moon": (moon,),
         "arrow": (arrow,),
     }
     return {k: tuple(np.asarray(o, float) for o in v) for k, v in outlines.items()}
@@ -149,8 +136,8 @@ class Scene:
             ground's included, in reading order.
         objects: (phrase, (start, end), box) for each thing in reading order; box
             is x1, y1, x2, y2 in [0, 1].
-        layout: the input of a generator, int16 [5, 7]. Row 0 is the ground: its
-            frame in 1/4096, kind, colour. Rows 1-4 are things: box in 1/64 px, shape,
+        layout: the input of a generator, int16 [4, 7]. Row 0 is the ground: its
+            frame in 1/4096, kind, colour. Rows 1-3 are things: box in 1/64 px, shape,
             colour, size; unused rows are -1.
     """
 
@@ -224,31 +211,39 @@ def _place(ground: Ground, rng: np.random.Generator) -> list[Thing]:
     """Things that do not touch; no two share both colour and shape."""
     if rng.random() < EMPTY_SHARE:
         return []
-    count = int(rng.choice([1, 2, 3, 4], p=[0.25, 0.35, 0.25, 0.15]))
+    count = int(rng.choice([1, 2, 3], p=[0.3, 0.4, 0.3]))
     while True:
         things: list[Thing] = []
-        for _ in range(40):
+        for _ in range(count):
             size = str(rng.choice(list(SIZES)))
+            radius = float(rng.uniform(*SIZES[size]))
             thing = Thing(
                 shape=str(rng.choice(list(SHAPES))),
                 colour=str(rng.choice([c for c in COLOURS if c != ground.colour])),
                 size=size,
-                centre=tuple(rng.uniform(8, SIDE - 8, 2).tolist()),
-                radius=float(rng.uniform(*SIZES[size])),
+                centre=(0.0, 0.0),
+                radius=radius,
                 angle=float(rng.uniform(-0.25, 0.25)),
             )
-            box = thing.box()
-            apart = all(
-                (box[:2] > other.box()[2:] + 2).any()
-                or (box[2:] < other.box()[:2] - 2).any()
-                for other in things
-            )
-            named = {(t.shape, t.colour) for t in things}
-            inside = box.min() >= 1 and box.max() <= SIDE - 1
-            if inside and apart and (thing.shape, thing.colour) not in named:
-                things.append(thing)
-            if len(things) == count:
-                return things
+            # It may move, and keeps its size: or most things would be small.
+            for centre in rng.uniform(radius, SIDE - radius, (10, 2)).tolist():
+                placed = dataclasses.replace(thing, centre=tuple(centre))
+                if _fits(placed, things):
+                    things.append(placed)
+                    break
+        if len(things) == count:
+            return things
+
+
+def _fits(thing: Thing, others: list[Thing]) -> bool:
+    box = thing.box()
+    apart = all(
+        (box[:2] > other.box()[2:] + 2).any() or (box[2:] < other.box()[:2] - 2).any()
+        for other in others
+    )
+    named = {(t.shape, t.colour) for t in others}
+    inside = box.min() >= 1 and box.max() <= SIDE - 1
+    return inside and apart and (thing.shape, thing.colour) not in named
 
 
 def _render(
@@ -287,8 +282,6 @@ def _texture(ground: Ground, rng: np.random.Generator) -> np.ndarray:
         mix = np.clip(4 * (np.cos(u) + np.cos(v)) - 4, -1, 1)
     elif ground.kind == "wavy":
         mix = np.clip(2 * np.sin(u + 1.3 * np.sin(v * 0.6)), -1, 1)
-    elif ground.kind == "speckled":
-        mix = np.clip(3.3 * blur(rng.normal(0, 1, (SIDE, SIDE)), 0.8), -1, 1)
     else:
         mix = np.zeros((SIDE, SIDE))
     base = np.array(COLOURS[ground.colour]) + rng.normal(0, 0.02, 3)
