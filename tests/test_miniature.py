@@ -103,6 +103,8 @@ def test_the_gate_says_which_families_hold():
     for name, family in found["families"].items():
         holds = family["judge"]["phrase"] >= accuracy
         holds &= max(family["spectrum_auc"].values()) < auc
+        below = found["real"]["judge"]["phrase"] - family["judge"]["phrase"]
+        assert family["below_real"] == pytest.approx(below, abs=1e-3)
         assert family["holds"] == holds == (name in found["hold"])
     readme = (SCRIPTS / "README.md").read_text()
     for name, family in found["families"].items():
@@ -112,20 +114,20 @@ def test_the_gate_says_which_families_hold():
 
 
 @pytest.mark.slow
-def test_the_gates_spectra_are_those_of_the_asset(world, scripts):
-    """What of `gate.json` needs no training is computed again."""
+def test_the_gate_is_that_of_the_asset(world, scripts):
+    """`gate.py` measures the asset, with the judge that is in it."""
     import gate
 
-    found = json.loads((SCRIPTS / "gate.json").read_text())["families"]
-    rows = lines(world / "prompt" / "objects.jsonl")
-    real = gate.spectra(gate.images(world, rows, "test/0_real/")[0])
-    own = {
-        name: gate.spectra(gate.images(world, rows, f"test/{name}/")[0])
-        for name in found
-    }
-    for name, stored in found.items():
-        again = gate.spectrum_auc(real, own, name)
-        assert again == pytest.approx(stored["spectrum_auc"], abs=2e-3)
+    found = json.loads((SCRIPTS / "gate.json").read_text())
+    again = gate.measure(world, world / "judge")
+    assert again["judge"] == found["judge"] and again["hold"] == found["hold"]
+    seen = again["real"]["judge"]["phrase"]
+    assert seen == pytest.approx(found["real"]["judge"]["phrase"], abs=3e-3)
+    for name, stored in found["families"].items():
+        own = again["families"][name]
+        assert own["spectrum_auc"] == pytest.approx(stored["spectrum_auc"], abs=2e-3)
+        # A reading may tip over where another processor rounds otherwise.
+        assert own["judge"] == pytest.approx(stored["judge"], abs=7e-3)
 
 
 @pytest.mark.slow

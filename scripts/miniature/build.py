@@ -65,19 +65,20 @@ def train(stage: str, workdir: Path, how: dict) -> dict:
     pool = pools.open_pool(workdir, pools.JUDGE if stage == "judge" else pools.TRAIN)
     folder = workdir / stage
     folder.mkdir(parents=True, exist_ok=True)
-    if stage == "clip":
-        facts = clip_training.train(pool, folder / "model", **how)
-        held_out = pools.open_pool(workdir, pools.HELD_OUT)
-        return facts | {"held_out": clip_training.measure(folder / "model", held_out)}
-    if stage == "captioner":
+    if stage in ("clip", "captioner"):
+        training = clip_training if stage == "clip" else captioner_training
         # Where only facts.json was deleted, it is trained further.
         runs = folder / "runs.json"
         earlier = json.loads(runs.read_text()) if runs.exists() else []
         how["seed"] += len(earlier)
-        earlier.append(captioner_training.train(pool, folder / "model", **how))
+        earlier.append(training.train(pool, folder / "model", **how))
         runs.write_text(json.dumps(earlier))
         sums = {k: round(sum(r[k] for r in earlier), 1) for k in ("steps", "minutes")}
-        return earlier[-1] | sums | {"runs": len(earlier)}
+        facts = earlier[-1] | sums | {"runs": len(earlier)}
+        if stage == "captioner":  # it is measured by what it says, with the texts
+            return facts
+        held_out = pools.open_pool(workdir, pools.HELD_OUT)
+        return facts | {"held_out": clip_training.measure(folder / "model", held_out)}
     if stage == "detector":
         model, facts = detector.train(pool, **how)
         model.save(folder / "model", facts)
@@ -119,9 +120,7 @@ def run(stage: str, args: argparse.Namespace) -> None:
     elif stage == "texts":
         facts = packing.write_texts(args.workdir)
     elif stage == "gate":
-        facts = gate.measure(
-            args.workdir / "world", args.workdir / "judge" / "model"
-        )
+        facts = gate.measure(args.workdir / "world", args.workdir / "judge" / "model")
         gate.write(facts)
     else:
         facts = packing.pack(args.workdir, args.out)

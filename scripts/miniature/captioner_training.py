@@ -126,12 +126,15 @@ def train(
         x, named, ground = patches.of_scenes(pool, i)
         states = model.vision_model(pixel_values=x).last_hidden_state
         loss = teacher(states[:, 1:], named, ground)
-        loss = loss + model.text_decoder(
-            input_ids=said,
-            attention_mask=(said != 0).long(),
-            encoder_hidden_states=states,
-            labels=said.masked_fill(said == 0, -100),
-        ).loss
+        loss = (
+            loss
+            + model.text_decoder(
+                input_ids=said,
+                attention_mask=(said != 0).long(),
+                encoder_hidden_states=states,
+                labels=said.masked_fill(said == 0, -100),
+            ).loss
+        )
         for optimiser in trained:
             optimiser.zero_grad()
         loss.backward()

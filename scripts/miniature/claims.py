@@ -27,6 +27,7 @@ from item_jax.datasets.folder import FolderDataset, label_folders
 
 RESULT = Path(item_jax.__file__).parent / "assets" / "miniature_claims.json"
 BOTH, GLOBAL, LOCAL = {}, {"w2": 0.0}, {"w1": 0.0}
+ASIDE = {"levels": "concat"}
 VARIANTS: dict[str, dict[str, Any]] = {
     "item": BOTH,
     "item, global": GLOBAL,
@@ -34,6 +35,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "image only": {"name": "image_only"},
     "image only, global": {"name": "image_only", **GLOBAL},
     "image only, local": {"name": "image_only", **LOCAL},
+    "item, side by side": ASIDE,
+    "image only, side by side": {"name": "image_only", **ASIDE},
     "text only": {"name": "text_only"},
     "absolute": {"name": "absolute_unit"},
     "tidy": {"name": "tidy"},
@@ -44,9 +47,16 @@ CLAIMS: dict[str, tuple[str, str]] = {
     "multi-modal beats image only, both levels": ("item", "image only"),
     "multi-modal beats image only, global": ("item, global", "image only, global"),
     "multi-modal beats image only, local": ("item, local", "image only, local"),
+    "multi-modal beats image only, levels side by side": (
+        "item, side by side",
+        "image only, side by side",
+    ),
     "multi-modal beats text only": ("item", "text only"),
     "both levels beat global": ("item", "item, global"),
     "both levels beat local": ("item", "item, local"),
+    "both levels side by side beat global": ("item, side by side", "item, global"),
+    "both levels side by side beat local": ("item, side by side", "item, local"),
+    "levels side by side beat their sum": ("item, side by side", "item"),
     "signed (ITEM) beats absolute on unit embeddings": ("item", "absolute"),
     "signed (ITEM) beats TIDY": ("item", "tidy"),
     "the head beats two cosines": ("item", "cosine"),

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
@@ -126,7 +127,8 @@ def train(
     Before that the image tower learns to name what is in its patches
     (`patches.warm_up`). Besides the batch's other sentences, each image is contrasted
     with a sentence that is wrong in one detail, so that the towers attend to details
-    (as NegCLIP, Yuksekgonul et al. 2023); each crop with all other phrases.
+    (as NegCLIP, Yuksekgonul et al. 2023); each crop with all other phrases. A model
+    that is in the folder already is trained further.
 
     Args:
         pool: the training scenes.
@@ -144,6 +146,8 @@ def train(
     texts = [*pool.captions, *pool.others]
     tokenizer = make_tokenizer(texts)
     model = make_model(tokenizer)
+    if (out / "model.safetensors").exists():
+        model.load_state_dict(load_file(out / "model.safetensors"), strict=False)
     phrases = all_phrases()
     phrase_ids = tokens(tokenizer, phrases)
     number = {p: i for i, p in enumerate(phrases)}

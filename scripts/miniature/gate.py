@@ -83,7 +83,8 @@ def write(found: dict, out: Path = RESULT) -> None:
 def table(found: dict) -> str:
     """The result as a table."""
     lines = [
-        f"{'family':<16}{'phrases':>8}{'below real':>12}{'spectrum, worst of others':>30}"
+        f"{'family':<16}{'phrases':>8}{'below real':>12}"
+        f"{'spectrum, worst of others':>30}"
     ]
     for name, figures in found["families"].items():
         other, worst = max(figures["spectrum_auc"].items(), key=lambda item: item[1])

@@ -85,18 +85,17 @@ class Judge(nn.Module):
             "phrase": round(float(right.all(1).mean()), 4),
         }
 
-
     def save(self, folder: Path, facts: dict) -> None:
         """Saves the weights in float16, and facts about the run."""
         folder.mkdir(parents=True, exist_ok=True)
-        state = {k: v.half() for k, v in self.state_dict().items() if "num_b" not in k}
+        state = {k: v.half() for k, v in self.state_dict().items()}
         save_file(state, folder / "model.safetensors")
         (folder / "config.json").write_text(json.dumps(facts, indent=2) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> Judge:
         model = cls()
-        model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+        model.load_state_dict(load_file(folder / "model.safetensors"))
         return model.float().eval()
 
 

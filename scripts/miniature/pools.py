@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -68,14 +67,11 @@ ARRAYS = ("images", "clean", "layouts")
 TEXTS = ("captions", "others", "descriptions", "phrases", "objects")
 
 
-def _draw(job: tuple[int, int]) -> scenes.Scene:
-    return scenes.draw_scene(np.random.default_rng([SEED, *job]))
-
-
-def draw_pool(split: int, count: int, workers: int = 2) -> Pool:
+def draw_pool(split: int, count: int) -> Pool:
     """Draws `count` scenes of a split; the same ones each time."""
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        drawn = pool.map(_draw, [(split, i) for i in range(count)], chunksize=8)
+    drawn = [
+        scenes.draw_scene(np.random.default_rng([SEED, split, i])) for i in range(count)
+    ]
     return Pool(
         images=np.stack([s.image for s in drawn]),
         clean=np.stack([s.clean for s in drawn]),
