@@ -35,8 +35,11 @@ FEW = 1000
 """Fewer training images than this are called few in a verdict. Not in the paper, which
 trains on 80,000."""
 
-TOY_TOWERS = ("c66c8e66340ec7c6ce985ac32cbb89b2afe76ff23e6fc5a892266a8fbab78248",)
-"""`checkpoint_sha256` of the miniature's CLIP, which knows a toy world only."""
+TOY_TOWERS = (
+    "c66c8e66340ec7c6ce985ac32cbb89b2afe76ff23e6fc5a892266a8fbab78248",  # version 0.1
+    "84fdcb5b459ed6908f2c119b8e0e053804dba505b5306b3aa2f01f9272f4cc51",
+)
+"""`checkpoint_sha256` of the miniature's CLIPs, which know a toy world only."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 SIDE = 64  # pixels, both of an image and of a view
-PASSED_BLUR, PASSED_NOISE = (0.2, 0.9), (0.01, 0.05)  # sigma in pixels, in [0, 1]
+PASSED_BLUR, PASSED_NOISE = (0.3, 1.4), (0.02, 0.075)  # sigma in pixels, in [0, 1]
 CAMERA_QUALITY, FILE_QUALITY = 88, 80  # JPEG: of the camera, of the files shipped
 
 
