@@ -1,4 +1,4 @@
-"""The four families: replicas of their whole trees, each file a link to a small one."""
+"""The families: replicas of their whole trees, each file a link to a small one."""
 
 import dataclasses
 import importlib
@@ -134,6 +134,37 @@ def test_genimage(tmp_path):
         folder = record.key.split("/")[-2]
         assert record.label == {"nature": "real", "ai": "fake"}[folder]
         assert record.split == "test"  # its val folder is what papers report on
+
+
+def test_synthbuster(tmp_path):
+    top = replica(tmp_path / "s", "synthbuster")
+    found = read(top, "synthbuster")
+    assert not found.faults and len(found.records) == 10_000
+    n = counts(found)
+    assert n["stable-diffusion-1-3", "fake"] == n["RAISE-1k", "real"] == 1000
+    assert len(found.real_sources) == 9
+    assert set(found.real_sources.values()) == {"RAISE-1k"}
+    # The archive alone, as it is downloaded: the reals are noted, not missed.
+    shutil.rmtree(top / "RAISE-1k")
+    found = read(top, "synthbuster")
+    assert not found.faults and len(found.records) == 9_000
+    assert found.notes == ["not here at all: reals"]
+
+
+def test_wildrf(tmp_path):
+    found = read(replica(tmp_path / "w", "wildrf"), "wildrf", split="test")
+    assert counts(found) == {
+        (network, label): 12
+        for network in ("reddit", "twitter", "facebook")
+        for label in ("real", "fake")
+    }
+    for split in ("train", "val"):
+        found = read(replica(tmp_path / split, "wildrf", split), "wildrf")
+        assert {(r.generator, r.split) for r in found.records} == {("wildrf", split)}
+        assert {r.key.split("/")[1]: r.label for r in found.records} == {
+            "0_real": "real",
+            "1_fake": "fake",
+        }
 
 
 @pytest.fixture
