@@ -12,7 +12,7 @@ from item_jax.experiments import _tables, drawing
 from item_jax.experiments.artefact import AVERAGE, Artefact, Row, rows_of
 from item_jax.experiments.study import Missing, Need, Study
 
-TITLE = "AUC on the next generators in time (protocol of AI-GenBench)"
+TITLE = "AUC of ITEM on the next generators in time (protocol of AI-GenBench)"
 
 
 def needs(study: Study) -> list[Need]:
@@ -42,27 +42,21 @@ def run(study: Study) -> Artefact:
     rows: list[Row] = []
     for step, coming in enumerate(windows[1:], 1):
         past = generators[: step * size]
-        named = f"until {past[-1]}"
-        fitted = {}
+        until = f"until {past[-1]}"
         try:
-            for method in c.methods:
-                changes = {"train.generators": past}
-                fitted[method] = study.fit(f"{method} {named}", method, changes)
+            fitted = study.fit(f"item {until}", "item", {"train.generators": past})
         except ValueError as e:
             if "train.generators" not in str(e):
                 raise
-            missing.append(Missing(f"training images {named}", str(e)))
+            missing.append(Missing(f"training images {until}", str(e)))
             continue
         for period, only in (("next", coming), ("past", past), ("all", generators)):
-            found = rows_of(study.evaluate(fitted, only=only), period=period)
-            for row in found:
-                if row["column"] == AVERAGE:
-                    line = f"{row['method']}, {period}"
-                    tested = ", ".join(only)
-                    rows.append(row | {"line": line, "until": named, "tested": tested})
+            results = study.evaluate({"item": fitted}, only=only)
+            own = {"period": period, "until": until, "tested": ", ".join(only)}
+            rows += [r for r in rows_of(results, **own) if r["column"] == AVERAGE]
     return Artefact(
         rows,
-        rows_by="line",
+        rows_by="period",
         columns_by="until",
         figures=("auc",),
         missing=missing,
