@@ -50,8 +50,8 @@ def test_the_demo_says_what_it_shows(demo):
     assert results["counts"] == {"in": 1700, "done": 1700, "failed": 0}
     assert set(results["generators"]) == set(FAMILIES)
     for name in FAMILIES:
-        # The fakes pass the gate: what is seen of them, or leaks, is little.
-        assert 0.4 < results["generators"][name]["auc"] < 0.75
+        # The fakes pass the gate: what is seen of them, or leaks, is not all.
+        assert 0.45 < results["generators"][name]["auc"] < 0.8
     assert "AUC in percent on families that the" in text
     for claim, found in miniature.claims().items():
         assert re.search(rf"{found['verdict']} +{re.escape(claim)} ", text)

@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         for claim, found in miniature.claims().items():
             low, high = found["interval_95"]
             say(
-                f"  {found['verdict']:<10} {claim:<48} {found['difference']:+5.1f} "
+                f"  {found['verdict']:<10} {claim:<50} {found['difference']:+5.1f} "
                 f"({low:+.1f} to {high:+.1f})"
             )
     else:

@@ -1,8 +1,8 @@
 """Dense training: an image tower learns to name what lies in each of its patches.
 
 A sentence says little about where to look, and a small transformer is slow to tell a
-heart from a star by it. So the captioner and the CLIP both begin here, each with a tower
-of its own and on real scenes alone.
+heart from a star by it. So the captioner and the CLIP both begin here, each with a
+tower of its own and on real scenes alone.
 """
 
 from __future__ import annotations
