@@ -31,6 +31,11 @@ PURPOSES = (
     ),
     ("packs on gs://", ("gcsfs",), "pip install 'item-jax[gcs]'"),
     (
+        "programs (export --onnx)",
+        ("flatbuffers", "jax2onnx", "onnx", "onnxruntime"),
+        "pip install 'item-jax[export]'",
+    ),
+    (
         "captions (--caption-with)",
         ("torch", "transformers", "jinja2"),
         "pip install 'item-jax[torch]'",
