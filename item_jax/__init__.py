@@ -46,7 +46,7 @@ _PUBLIC = {
     "ItemDetector": "detector",
 }
 _MODULES = (
-    *("audit", "cache", "calibration", "choices", "comparison", "config"),
+    *("app", "audit", "cache", "calibration", "choices", "comparison", "config"),
     *("datasets", "detector", "early_stopping", "embed", "embeddings"),
     *("evaluate", "evidence", "experiments", "export", "fields", "figures"),
     *("files", "fitted", "gallery"),

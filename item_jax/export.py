@@ -96,7 +96,8 @@ def export(
     limit = TOLERANCE[towers.dtype]
     described = {}
     for program in programs:
-        made, parity = {}, {}
+        made: dict[str, list[str]] = {}
+        parity: dict[str, float] = {}
         made["jax"] = [f"{program.name}.jaxexport", f"{program.name}.safetensors"]
         artefact = _lowered(program).serialize()
         _write(folder / made["jax"][0], bytes(artefact))

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "item_jax"
 
 # A room may import what stands in a lower storey or its own, and what BESIDES names.
 STOREYS = [
-    {"choices", "files", "workdir", "signatures", "installed"},
+    {"choices", "files", "workdir", "signatures", "installed", "tensorboard"},
     {
         "fields",
         "config",

@@ -30,6 +30,7 @@ PURPOSES = (
         "pip install item-jax",
     ),
     ("packs on gs://", ("gcsfs",), "pip install 'item-jax[gcs]'"),
+    ("a page (app)", ("gradio",), "pip install 'item-jax[demo]'"),
     (
         "programs (export --onnx)",
         ("flatbuffers", "jax2onnx", "onnx", "onnxruntime"),
