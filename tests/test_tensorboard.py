@@ -43,12 +43,15 @@ def test_losses_of_each_seed_are_scalars(workdir, tmp_path, capsys):
     words = ["train", "--workdir", str(workdir), "--as", "mine"]
     words += ["--config.train.epochs=3", "--config.train.seeds=2"]
     assert main([*words, "--tensorboard", str(events)]) == 0
-    lines = (workdir / "methods/mine/metrics.jsonl").read_text().splitlines()
-    logged = [json.loads(line) for line in lines]
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    logged = [row for row in rows if row["method"] == "mine"]
+    assert [row["epoch"] for row in logged] == [1, 2, 3]
     found = scalars(events)
     assert sorted(found) == ["loss/mine/seed-0", "loss/mine/seed-1"]
     for k, (_, values) in enumerate(sorted(found.items())):
-        assert values == pytest.approx({r["epoch"]: r["loss"][k] for r in logged})
+        expected = {row["epoch"]: row["loss"][k] for row in logged}
+        assert values == pytest.approx(expected, abs=1e-6)
     assert main(["train", "--workdir", str(workdir), "--method", "constant"]) == 0
     more = ["--method", "constant", "--force", "--tensorboard", str(events)]
     assert main(["train", "--workdir", str(workdir), *more]) == 2
