@@ -251,6 +251,7 @@ READS: dict[str, tuple[str, ...]] = {
         *("dtype", "data.max_pixels", "embed.batch_size", "embed.text_batch_size"),
         *("embed.mode", "embed.threads", "embed.workers", "embed.on_error"),
     ),
+    "export": ("dtype",),
     "config": tuple(FIELDS),
 }
 """Which fields, or whole sections, a command uses; any other override is refused."""

@@ -10,7 +10,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -27,7 +27,8 @@ from item_jax.training_loop import OnEpoch
 from item_jax.workdir import PLAIN_METHOD, Workdir
 
 
-class Training(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Training:
     """What `train` returns.
 
     Attributes:

@@ -329,6 +329,12 @@ def test_every_experiment_can_be_drawn(study, name):
     figure = module.draw(found)
     assert figure.axes
     assert output.markdown(module.TITLE, found).startswith(f"# {module.TITLE}")
+    output.write(study.workdir.path / "written", name, module, found)
+    title, again = output.read(study.workdir.path / "written" / f"{name}.json")
+    assert title == module.TITLE
+    assert json.dumps(vars(again), default=vars) == json.dumps(
+        vars(found), default=vars
+    )
 
 
 # ------------------------------------------------------------------------ the command

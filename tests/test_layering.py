@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "item_jax"
 
 # A room may import what stands in a lower storey or its own, and what BESIDES names.
 STOREYS = [
-    {"choices", "files", "workdir", "signatures", "installed"},
+    {"choices", "files", "workdir", "signatures", "installed", "tensorboard"},
     {
         "fields",
         "config",
@@ -33,10 +33,10 @@ STOREYS = [
     {"methods"},
     {"fitted", "method_files", "published", "outside_scores"},
     {"train", "evaluate", "thresholds", "evidence"},
-    {"detector", "hub"},
+    {"detector", "hub", "export", "onnx_files"},
     {"plots", "figures"},
     {"experiments"},
-    {"gallery"},
+    {"gallery", "app"},
     {"report", "report_tables"},
     {"commands"},
     {"__main__"},

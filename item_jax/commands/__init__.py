@@ -20,7 +20,17 @@ from item_jax.workdir import Workdir
 
 NAMES = (
     *("demo", "index", "audit", "build-dataset", "embed", "train", "evaluate"),
-    *("calibrate", "report", "paper", "fit", "predict", "config", "check"),
+    *(
+        "calibrate",
+        "report",
+        "paper",
+        "fit",
+        "predict",
+        "app",
+        "export",
+        "config",
+        "check",
+    ),
 )
 """The commands in the order of `item-jax --help`."""
 

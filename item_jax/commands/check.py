@@ -30,6 +30,12 @@ PURPOSES = (
         "pip install item-jax",
     ),
     ("packs on gs://", ("gcsfs",), "pip install 'item-jax[gcs]'"),
+    ("a page (app)", ("gradio",), "pip install 'item-jax[demo]'"),
+    (
+        "programs (export --onnx)",
+        ("flatbuffers", "jax2onnx", "onnx", "onnxruntime"),
+        "pip install 'item-jax[export]'",
+    ),
     (
         "captions (--caption-with)",
         ("torch", "transformers", "jinja2"),

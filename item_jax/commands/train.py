@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import re
 import time
 
@@ -53,17 +54,24 @@ OPTIONS = (
         action="store_true",
         help="replace what was fitted with other settings",
     ),
+    option(
+        "--tensorboard",
+        metavar="FOLDER",
+        help="write the loss of each seed and epoch for TensorBoard; needs "
+        "item-jax[tensorboard], which is without TensorFlow",
+    ),
     DISTRIBUTED,
 )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from item_jax import methods
+    from item_jax import methods, tensorboard
     from item_jax import train as train_lib
     from item_jax.cache import EmbeddingCache
     from item_jax.progress import progress
     from item_jax.sharding import enable_compilation_cache, is_main_process
 
+    tensorboard.check(arguments.tensorboard)
     c = configured(arguments)
     overridden = [field for field, _ in arguments.overrides]
     train_lib.refuse_unused(arguments.method, overridden)
@@ -78,6 +86,10 @@ def run(arguments: argparse.Namespace) -> int:
     fits = {other: methods.get(other) for other in (arguments.method, *baselines)}
     module = fits[arguments.method]
     by_epoch = hasattr(module, "fit_seeds")
+    if arguments.tensorboard and (arguments.weights or not by_epoch):
+        raise ValueError(
+            f"--tensorboard has no effect: {arguments.method!r} trains no epochs here"
+        )
     epochs = train_lib.adapted(module, c, overridden).train.epochs
     enable_compilation_cache()
     ignored = [field for field in overridden if field != "train.threshold"]
@@ -93,9 +105,14 @@ def run(arguments: argparse.Namespace) -> int:
     attach_images(cache, fits.values(), arguments, c)
     data = train_lib.training_set(cache, c)
     start = time.perf_counter()
-    with progress("train", epochs, "epoch", show=by_epoch and is_main_process()) as bar:
+    events = arguments.tensorboard if is_main_process() else None
+    with (
+        progress("train", epochs, "epoch", show=by_epoch and is_main_process()) as bar,
+        tensorboard.losses(events) as note,
+    ):
 
-        def on_epoch(epoch, losses):
+        def on_epoch(name, epoch, losses):
+            note(name, epoch, losses)
             bar.update(epoch - bar.n)
             bar.set_postfix(loss=f"{losses.mean():.4f}", refresh=False)
 
@@ -109,7 +126,7 @@ def run(arguments: argparse.Namespace) -> int:
                 force=arguments.force,
                 overridden=overridden,
                 data=data,
-                on_epoch=on_epoch,
+                on_epoch=functools.partial(on_epoch, name),
             )
 
         training = train(arguments.method, name)
