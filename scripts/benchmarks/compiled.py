@@ -25,7 +25,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from item_jax import config as config_lib
 from item_jax import heads, testing, training_loop
-from item_jax.towers import attention, clip_vit
+from item_jax.towers import attention, clip_vit, outputs
 from item_jax.towers.transformer import TransformerConfig
 
 # libtpu reads them when it starts: it is not to look for the chips of this machine.
@@ -181,8 +181,8 @@ def compile_tower(
         fn = clip_vit.encoder(branch, config=c, dtype=dtype, device=devices[0])
     else:  # which kernel works there cannot be tried; cuDNN's is what should
         kernel = "cudnn" if tower == "image" else attention.WRITTEN_OUT
-        fn = clip_vit.encode_image if tower == "image" else clip_vit.encode_text
-        fn = functools.partial(fn, config=c, dtype=dtype, attention=kernel)
+        module = clip_vit.VisionTower if tower == "image" else clip_vit.TextTower
+        fn = functools.partial(outputs.embedded, module(c, dtype, kernel))
     mesh = Mesh(np.array(devices), ("data",))
     everywhere, by_rows = PartitionSpec(), PartitionSpec("data")
     params = jax.tree.map(
