@@ -153,6 +153,24 @@ def test_a_kernel_that_answers_wrongly_is_not_used(monkeypatch):
     assert "differs by" in reason
 
 
+@pytest.mark.parametrize("unit", [False, True])
+def test_products_reach_the_matrix_unit_of_a_cpu(monkeypatch, unit):
+    """They come out in float32, and are the product rounded once, in any case."""
+    monkeypatch.setattr(attention, "cpu_has_matrix_unit", lambda: unit)
+    rng = np.random.default_rng(0)
+    x, y = (jnp.asarray(rng.normal(size=s), jnp.bfloat16) for s in ((6, 64), (64, 8)))
+    dims = (((1,), (0,)), ((), ()))
+    lowered = jax.jit(lambda x, y: attention.product(x, y, dims)).lower(x, y)
+    assert ("-> tensor<6x8xf32>" in lowered.as_text()) == unit
+    found = lowered.compile()(x, y)
+    assert found.dtype == jnp.bfloat16
+    exact = np.asarray(x, float) @ np.asarray(y, float)
+    np.testing.assert_allclose(np.asarray(found, float), exact, rtol=2**-8, atol=1e-5)
+    # The reference mode is left alone.
+    x, y = x.astype(jnp.float32), y.astype(jnp.float32)
+    np.testing.assert_allclose(attention.product(x, y, dims), exact, rtol=1e-5)
+
+
 class Gpu:
     platform, device_kind = "gpu", "a card"
 

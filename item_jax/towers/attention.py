@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import pathlib
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -181,6 +182,37 @@ def precision(dtype: Any) -> jax.lax.Precision | None:
     passes on a TPU, which is what the default precision does there.
     """
     return jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None
+
+
+@functools.cache
+def cpu_has_matrix_unit() -> bool:
+    """Whether this machine's CPU multiplies bfloat16 by itself (Intel's AMX)."""
+    try:
+        return "amx_bf16" in pathlib.Path("/proc/cpuinfo").read_text()
+    except OSError:  # not Linux
+        return False
+
+
+def product(x: jax.Array, y: jax.Array, dimension_numbers: Any, precision=None):
+    """`jax.lax.dot_general` of one dtype, as the device does it best.
+
+    XLA reaches the matrix unit of a CPU with AMX in products that come out in float32
+    alone: on a Xeon 1.0 to 1.45 TFLOP/s with the cast back to bfloat16, against 0.27
+    where they come out in bfloat16. On a CPU without it that gains nothing.
+    """
+
+    def plain(x, y):
+        return jax.lax.dot_general(x, y, dimension_numbers, precision=precision)
+
+    def wide(x, y):
+        out = jax.lax.dot_general(
+            x, y, dimension_numbers, preferred_element_type=jnp.float32
+        )
+        return out.astype(x.dtype)
+
+    if x.dtype != jnp.bfloat16 or not cpu_has_matrix_unit():
+        return plain(x, y)
+    return jax.lax.platform_dependent(x, y, cpu=wide, default=plain)
 
 
 @functools.cache

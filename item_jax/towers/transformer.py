@@ -22,6 +22,7 @@ from item_jax.towers.attention import (
     attend_heads_first,
     pieces,
     precision,
+    product,
 )
 
 ACTIVATIONS = {
@@ -200,6 +201,7 @@ def dense(features: int, dtype: Any, *, name: str, use_bias: bool = True) -> nn.
         dtype=dtype,
         param_dtype=dtype,
         precision=precision(dtype),
+        dot_general=product,
         name=name,
     )
 
