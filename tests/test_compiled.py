@@ -21,6 +21,11 @@ HloModule jit_fn, is_scheduled=true
   ROOT %b.1 = s32[] add(%a.1, %a.1), backend_config={"estimated_cycles":"3"}
 }
 
+%cond.1 (p: s32[]) -> pred[] {
+  %n.1 = s32[]{:T(128)} constant(LIMIT)
+  ROOT %less.1 = pred[]{:T(512)} compare(%p, %n.1), direction=LT
+}
+
 %unused.2 (p: s32[]) -> s32[] {
   ROOT %c.1 = s32[] add(%p, %p), backend_config={"estimated_cycles":"1000"}
 }
@@ -37,8 +42,12 @@ ENTRY %main.5 (x: f32[8]) -> f32[8] {
 def test_cycles_count_a_loop_as_often_as_it_runs():
     ten = PROGRAM.replace("TRIPS", '{"known_trip_count":{"n":"10"}}')
     assert chips.cycles(ten) == 100 + 20 + 10 * (7 + 3)
-    with pytest.raises(ValueError, match="%body.1 does not say how often"):
-        chips.cycles(PROGRAM.replace("TRIPS", "{}"))
+    silent = PROGRAM.replace("TRIPS", "{}")
+    counted = silent.replace("LIMIT", "625")
+    assert chips.cycles(counted) == 100 + 20 + 625 * (7 + 3)
+    for unclear in (silent, counted.replace("direction=LT", "direction=NE")):
+        with pytest.raises(ValueError, match="with %cond.1 does not say how often"):
+            chips.cycles(unclear)
 
 
 @pytest.mark.parametrize(

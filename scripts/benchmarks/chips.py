@@ -118,18 +118,32 @@ def cycles(text: str) -> int:
         for line in blocks[name].splitlines():
             body = re.search(r" while\(.*body=(%[\w.\-]+)", line)
             if body:
-                trips = re.search(r'known_trip_count[^}]*?"n":"(\d+)"', line)
-                if trips is None:
-                    raise ValueError(
-                        f"the loop {body[1]} does not say how often it runs"
-                    )
-                total += int(trips[1]) * of(body[1])
+                total += _trips(line, blocks) * of(body[1])
                 continue
             estimate = re.search(r'"estimated_cycles":"(\d+)"', line)
             total += int(estimate[1]) if estimate else 0
         return total
 
     return of("ENTRY")
+
+
+def _trips(loop: str, blocks: dict[str, str]) -> int:
+    """Returns how often a loop runs.
+
+    Either it says so, or its condition compares the counter with one constant: loops
+    of `jax.lax.scan` count from 0 up to it.
+    """
+    stated = re.search(r'known_trip_count[^}]*?"n":"(\d+)"', loop)
+    if stated:
+        return int(stated[1])
+    [condition] = re.findall(r"condition=(%[\w.\-]+)", loop)
+    lines = blocks[condition]
+    for called in re.findall(r"calls=(%[\w.\-]+)", lines):
+        lines += blocks[called]
+    limits = re.findall(r" s32\[\]\S* constant\((\d+)\)", lines)
+    if lines.count("direction=LT") != 1 or len(limits) != 1:
+        raise ValueError(f"the loop with {condition} does not say how often it runs")
+    return int(limits[0])
 
 
 def bytes_needed(compiled: Any) -> int:
