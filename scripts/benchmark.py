@@ -115,6 +115,22 @@ def main() -> int:
         help="of the suite compiled: views a device (a v4 chip has two)",
     )
     parser.add_argument(
+        "--programs",
+        nargs="+",
+        default=["image", "text", "head"],
+        choices=["image", "text", "head", "block"],
+        help="of the suite compiled; block is one block of the image tower alone, "
+        "which compiles in half a minute",
+    )
+    parser.add_argument(
+        "--attention",
+        nargs="+",
+        default=["preferred"],
+        choices=["preferred", "written_out"],
+        help="of the suite compiled: what the towers choose there, or the reference's "
+        "layout, to compare",
+    )
+    parser.add_argument(
         "--blocks",
         type=int,
         default=0,
