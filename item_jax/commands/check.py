@@ -30,6 +30,8 @@ PURPOSES = (
         "pip install item-jax",
     ),
     ("packs on gs://", ("gcsfs",), "pip install 'item-jax[gcs]'"),
+    ("an NVIDIA GPU", ("jax-cuda12-plugin",), "pip install 'item-jax[cuda]'"),
+    ("a TPU", ("libtpu",), "pip install 'item-jax[tpu]'"),
     (
         "captions (--caption-with)",
         ("torch", "transformers", "jinja2"),
@@ -45,6 +47,7 @@ PURPOSES = (
         ("torch", "transformers", "nltk"),
         "pip install 'item-jax[torch]'",
     ),
+    ("shell completion", ("shtab",), "pip install 'item-jax[completion]'"),
 )
 
 TAGGER = "averaged_perceptron_tagger_eng"
