@@ -21,6 +21,7 @@ from item_jax.workdir import Workdir
 NAMES = (
     *("demo", "index", "audit", "build-dataset", "embed", "train", "evaluate"),
     *("calibrate", "report", "paper", "fit", "predict", "config", "check"),
+    "completion",
 )
 """The commands in the order of `item-jax --help`."""
 
