@@ -2,6 +2,7 @@
 
 import io
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,23 @@ def test_quiet_and_verbose_of_a_command(photos, tiny_clip, tmp_path):
     assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1
     wrong = run("embed", "--workdir", str(tmp_path / "gone"), "--verbose")
     assert "Traceback" in wrong.stderr and "no records at" in wrong.stderr
+
+
+def test_a_closed_pipe_ends_a_sidecar_quietly():
+    code = (
+        "import sys\n"
+        "from item_sidecars.run import guarded\n"
+        "sys.exit(guarded(lambda _: [print('x' * 99, flush=True) for _ in range(999)]"
+        " and 0, None))"
+    )
+    words = f"{sys.executable} -c {shlex.quote(code)}"
+    done = subprocess.run(
+        ["bash", "-c", f"{words} | head -1; echo ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "scripts") + os.pathsep + str(ROOT)},
+    )
+    assert done.stdout.split()[1:] == ["141"] and done.stderr == ""
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
