@@ -8,8 +8,8 @@ onnxscript and onnxruntime add a peer of the towers on CPU.
     python scripts/benchmark.py --suite all --json scripts/benchmark_results/cpu.json
     python scripts/benchmark.py --table scripts/benchmark_results/cpu.json
 
-Suites: towers, embedding, head, growth, devices, statistics. On a GPU add --dtype
-bfloat16.
+Suites: towers, embedding, head, growth, devices, statistics, one_command. On a GPU add
+--dtype bfloat16.
 
 One more suite measures nothing: `compiled` asks the compilers of TPUs and GPUs that are
 not here what they make of the towers (pip install '.[tpu]' or '.[cuda]').
@@ -31,7 +31,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-SUITES = ("towers", "embedding", "head", "growth", "devices", "statistics")
+SUITES = (
+    *("towers", "embedding", "head", "growth", "devices", "statistics"),
+    "one_command",
+)
 COMPILED = "compiled"  # estimates, no measurement: not part of "all"
 
 

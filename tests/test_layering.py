@@ -44,7 +44,10 @@ STOREYS = [
 NO_TOWERS = {"pipeline", "cache", "shards", "embeddings", "methods", "evaluate"}
 NO_JAX = STOREYS[0] | STOREYS[1] | {"datasets", "audit", "audit_report"}
 # These run other commands as a person would.
-UP = {(f"commands/{name}.py", "__main__") for name in ("demo", "fit", "paper")}
+UP = {
+    (f"commands/{name}.py", "__main__")
+    for name in ("completion", "demo", "fit", "paper")
+}
 FOREIGN = {"torch", "tensorflow", "torchvision"}
 
 

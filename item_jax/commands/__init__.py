@@ -20,17 +20,8 @@ from item_jax.workdir import Workdir
 
 NAMES = (
     *("demo", "index", "audit", "build-dataset", "embed", "train", "evaluate"),
-    *(
-        "calibrate",
-        "report",
-        "paper",
-        "fit",
-        "predict",
-        "app",
-        "export",
-        "config",
-        "check",
-    ),
+    *("calibrate", "report", "paper", "fit", "predict", "app", "export"),
+    *("config", "check", "completion"),
 )
 """The commands in the order of `item-jax --help`."""
 

@@ -36,6 +36,8 @@ PURPOSES = (
         ("flatbuffers", "jax2onnx", "onnx", "onnxruntime"),
         "pip install 'item-jax[export]'",
     ),
+    ("an NVIDIA GPU", ("jax-cuda12-plugin",), "pip install 'item-jax[cuda]'"),
+    ("a TPU", ("libtpu",), "pip install 'item-jax[tpu]'"),
     (
         "captions (--caption-with)",
         ("torch", "transformers", "jinja2"),
@@ -51,6 +53,7 @@ PURPOSES = (
         ("torch", "transformers", "nltk"),
         "pip install 'item-jax[torch]'",
     ),
+    ("shell completion", ("shtab",), "pip install 'item-jax[completion]'"),
 )
 
 TAGGER = "averaged_perceptron_tagger_eng"

@@ -92,8 +92,9 @@ def guarded(main: Callable[[Any], int], arguments: Any) -> int:
       arguments: its argument.
 
     Returns:
-      The status of `main`; 2 after an error, 130 after Ctrl-C, 143 after SIGTERM. With
-      the environment variable ITEM_JAX_TRACEBACK set, errors are raised instead.
+      The status of `main`; 2 after an error, 130 after Ctrl-C, 141 when the reader of
+      a pipe went away, 143 after SIGTERM. With the environment variable
+      ITEM_JAX_TRACEBACK set, errors are raised instead.
     """
 
     def terminate(*_: Any) -> None:
@@ -106,6 +107,9 @@ def guarded(main: Callable[[Any], int], arguments: Any) -> int:
         before = signal.signal(signal.SIGTERM, terminate)
     try:
         return main(arguments)
+    except BrokenPipeError:  # the reader of a pipe went away
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except _EXPECTED as e:
         if os.environ.get("ITEM_JAX_TRACEBACK"):
             raise
