@@ -45,6 +45,11 @@ PURPOSES = (
         ("torch", "transformers", "nltk"),
         "pip install 'item-jax[torch]'",
     ),
+    (
+        "error maps (scripts/reconstruct.py)",
+        ("torch", "diffusers"),
+        installed.DIFFUSION,
+    ),
 )
 
 TAGGER = "averaged_perceptron_tagger_eng"

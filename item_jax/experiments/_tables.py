@@ -25,7 +25,7 @@ def table(
     own = published(source)
     if not here:
         return Artefact([], figures=figures, missing=missing, published=own)
-    results = study.evaluate(fit_all(study), only=here)
+    results = study.evaluate(fit_all(study, missing), only=here)
     rows = rows_of(results)
     benchmark = next(iter(results["generators"])).rpartition("/")[0]
     if not benchmark:  # one benchmark in the cache: its columns go without its name
@@ -35,9 +35,24 @@ def table(
     return Artefact(rows, figures=figures, missing=missing, published=own)
 
 
-def fit_all(study: Study) -> dict[str, list[FittedMethod]]:
-    """Fits `config.paper.methods` on the main cache."""
-    return {name: study.fit(name, name) for name in study.config.paper.methods}
+def fit_all(study: Study, missing: list[Missing]) -> dict[str, list[FittedMethod]]:
+    """Fits `config.paper.methods` on the main cache.
+
+    Args:
+      study: of the workdir.
+      missing: gets what a method lacks, which is left out.
+
+    Returns:
+      The fitted methods by name; of `item_jax.methods.npr:small` that is `npr:small`.
+    """
+    fitted = {}
+    for name in study.config.paper.methods:
+        lacking = study.lacks(name, study.main)
+        if lacking is not None:
+            missing.append(lacking)
+            continue
+        fitted[name.removeprefix("item_jax.methods.")] = study.fit(name, name)
+    return fitted
 
 
 def present(

@@ -15,12 +15,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from item_jax import config as config_lib
-from item_jax import evaluate, settings
+from item_jax import evaluate, methods, settings
 from item_jax import train as train_lib
 from item_jax.cache import EmbeddingCache
 from item_jax.datasets.dataset import Dataset, digest
 from item_jax.datasets.selection import of_split
 from item_jax.embeddings import Row
+from item_jax.error_maps import MAKE, ErrorMaps
 from item_jax.fitted import FittedMethod
 from item_jax.pixels import Pictures
 from item_jax.workdir import Workdir
@@ -164,8 +165,25 @@ class Study:
         split = self.config.evaluate.split
         for data in (self._data, *([of_split(self._data, split)] if split else [])):
             if digest(data) == cache.manifest["records_sha256"]:
-                cache.images = Pictures(data, cache.embedding)
+                maps = None
+                plain = cache.embedding["perturb"] == self.main.embedding["perturb"]
+                if self.config.data.error_maps and plain:
+                    maps = ErrorMaps(self.config.data.error_maps, cache.embedding)
+                cache.images = Pictures(data, cache.embedding, maps)
                 return
+
+    def lacks(self, method: str, cache: EmbeddingCache) -> Missing | None:
+        """Returns what a method cannot do without on a cache, None for nothing."""
+        if not methods.reads_error_maps(methods.get(method)):
+            return None
+        if getattr(cache.images, "error_maps", None) is not None:
+            return None
+        return Missing(
+            f"error maps for {method} on {cache.folder.name}/",
+            f"{MAKE} of images as the cache has them; --config.data.error_maps names "
+            "those of the clean ones",
+            ("python scripts/reconstruct.py --images IMAGES --out MAPS --model MODEL",),
+        )
 
     def test_rows(self, cache: EmbeddingCache | None = None) -> list[Row]:
         """Returns the rows that are tested on, failed ones included."""
