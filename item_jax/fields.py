@@ -232,7 +232,9 @@ READS: dict[str, tuple[str, ...]] = {
     "index": ("data.score_threshold",),
     "audit": ("neutralise", "embed.threads", "data.max_pixels"),
     "embed": (
-        *("tower", "tower_family", "dtype", "data"),
+        *("tower", "tower_family", "dtype", "data.records", "data.images"),
+        *("data.score_threshold", "data.max_objects", "data.min_object_pixels"),
+        "data.max_pixels",
         *("views", "neutralise", "perturb", "embed"),
     ),
     "train": (

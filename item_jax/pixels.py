@@ -73,7 +73,8 @@ class Pictures:
         if self.error_maps is None:
             raise ValueError(
                 f"a method that reads error maps needs them: {MAKE}, and "
-                "--config.data.error_maps=FOLDER names them"
+                "--config.data.error_maps=FOLDER names them, of train, evaluate and "
+                "paper"
             )
         return self.error_maps(key)
 

@@ -25,7 +25,7 @@ def main(folder: Path) -> None:
         net = timm.create_model(name.removeprefix("tv_"), pretrained=False).eval()
         with torch.no_grad():
             for key, tensor in net.state_dict().items():
-                if key.endswith(("running_mean", "bias", "bias_table")):
+                if key.endswith(("running_mean", "bias", "bias_table", "bn3.weight")):
                     tensor.add_(torch.randn(tensor.shape, generator=generator) / 10)
             x = torch.randn(1, 3, size, size, generator=generator)
             features = net.forward_head(net.forward_features(x), pre_logits=True)

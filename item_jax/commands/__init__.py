@@ -199,20 +199,20 @@ def attach_images(
 
     methods = list(methods)
     maps = any(reads_error_maps(method) for method in methods)
-    if c.data.error_maps and not maps:
+    overridden = {field for field, _ in getattr(arguments, "overrides", ())}
+    if "data.error_maps" in overridden and not maps:
         raise ValueError("data.error_maps has no effect: no method here reads them")
     if any(reads_pixels(method) for method in methods):
         records = c.data.records or Workdir(arguments.workdir).records
         data = open_dataset(records, c.data.images or None)
         error_maps = None
-        if c.data.error_maps:
+        if maps and c.data.error_maps:
             error_maps = ErrorMaps(c.data.error_maps, cache.embedding)
         cache.images = Pictures(data, cache.embedding, error_maps)
         cache.images.check(cache)
         return
-    for field, _ in getattr(arguments, "overrides", ()):
-        if field in ("data.records", "data.images"):
-            raise ValueError(f"{field} has no effect: no method here reads pixels")
+    for field in sorted(overridden & {"data.records", "data.images"}):
+        raise ValueError(f"{field} has no effect: no method here reads pixels")
 
 
 def method_folders(arguments: argparse.Namespace) -> dict[str, Path]:

@@ -185,4 +185,8 @@ def _say_trained(training, facts, seconds, folder) -> None:
 
 
 def _default_name(method: str) -> str:
+    """`head` for `item`, `npr-small` for ours of that name, `c` for `a.b:c`."""
+    ours = "item_jax.methods."
+    if method.startswith(ours):
+        return method.removeprefix(ours).replace(":", "-")
     return PLAIN_METHOD if method == "item" else re.split(r"[.:]", method)[-1]

@@ -117,6 +117,14 @@ class Study:
         """Returns the command that makes a cache, for a shell."""
         return shlex.join(["item-jax", *self.words(need)])
 
+    def again(self, changes: Mapping[str, str]) -> str:
+        """Returns the command for the tables with other settings, for a shell."""
+        words = ["paper", "table1", "table2", "table3"]
+        words += [f"--config={self._card}"] if self._card else []
+        words += ["--workdir", str(self.workdir.path)]
+        words += [f"--config.{name}={value}" for name, value in changes.items()]
+        return shlex.join(["item-jax", *words])
+
     def find(self, need: Need) -> EmbeddingCache | Missing:
         """Finds a cache by its settings.
 

@@ -8,7 +8,7 @@ attention (MixBlock), and one linear layer joins their means.
 The authors published no code. Masks, windows and MixBlock are those of the paper as
 github.com/yyk-wew/F3Net implements it, which has the MixBlock and does not use it; here
 it stands after blocks 7 and 12, a reading of the paper. Its settings: squashed to 299,
-pixels in [-1, 1], Adam 2e-4, batches of 12, dropout 0.2 (the paper: SGD, batches of
+pixels in [-1, 1], Adam 2e-4, batches of 12, dropout 0.2 (the paper: batches of
 128). Ours: early stopping as `resnet50.py`'s. `--start` takes Xception's weights of
 ImageNet under the names of its ports, such as `timm/legacy_xception.tf_in1k`.
 """
