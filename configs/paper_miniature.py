@@ -22,4 +22,5 @@ def get_config():
     c.paper.captioners = ("item_jax.datasets.miniature:prompts",)
     c.paper.towers = ()
     c.paper.tsne = ("vae", "gan", "diffusion")
+    c.paper.windows, c.paper.window = ("vae", "gan", "diffusion", "latent"), 1
     return c

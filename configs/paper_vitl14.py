@@ -9,16 +9,19 @@ and rates, not measurements.
 1. Download (about 100 GB packed for what follows; the addresses are in the repositories
    of CNNDetection, UniversalFakeDetect, DIRE and GenImage). Put each below one folder
    DATA, as downloaded:
-     ForenSynths   progan_train (72 GB), CNN_synth_testset (19 GB)
+     ForenSynths   train/progan (progan_train, 72 GB), test (CNN_synth_testset, 19 GB)
      UniFD         diffusion_datasets (9,000 images)
      GenImage      ADM, glide, VQDM, the `val` folders (36,000 images)
-     DiffusionForensics   images/test/lsun_bedroom; for Fig. 6 images/train/imagenet
-2. Index each benchmark, captioned and grounded, and join the records (`--train-subset`
-   is 20 x 2,000 ProGAN images a label, ITEM's 40,000 + 40,000):
+     DIRE          images/test/lsun_bedroom; for Fig. 6 images/train/imagenet
+   Further columns, such as Synthbuster, are further folders: `synthbuster=Synthbuster`
+   below, and `--config.paper.columns_3=genimage,diffusionforensics,synthbuster`.
+2. Caption and ground all of DATA, then index it (the default `--train-subset` is
+   20 x 2,000 ProGAN images a label, ITEM's 40,000 + 40,000):
      python scripts/caption.py --images DATA --out C --model Salesforce/blip2-opt-2.7b
      python scripts/ground.py  --images DATA --out O --captions C/captions.jsonl
-     item-jax index --images DATA/forensynths --benchmark forensynths \\
-         --generators paper --captions ... --objects ... --out forensynths.jsonl
+     item-jax index --images DATA --generators paper --out RUN/records.jsonl \\
+         --captions C/captions.jsonl --objects O/objects.jsonl --benchmark \\
+         forensynths=ForenSynths,unifd=UniFD,genimage=GenImage,diffusionforensics=DIRE
    About 240,000 images: an estimate of 12 to 40 hours of one GPU for captions and boxes
    together, shared by as many GPUs as there are (`scripts/README.md`).
 3. Embed once (an estimate: 1 to 2 hours on one H100 in bfloat16, or on a TPU v5e host),

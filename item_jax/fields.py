@@ -226,6 +226,10 @@ FIELDS: dict[str, Field] = {
     "paper.tsne": Field(
         ("progan", "ldm_200", "stargan"), "generators that are drawn, ITEM Fig. 9"
     ),
+    "paper.windows": Field(
+        (), "generators in the order of time, AI-GenBench's protocol; not in the paper"
+    ),
+    "paper.window": Field(4, "generators of one window, as AI-GenBench's", least=1),
 }
 
 READS: dict[str, tuple[str, ...]] = {

@@ -1,4 +1,4 @@
-"""The four families: replicas of their whole trees, each file a link to a small one."""
+"""The families: replicas of their whole trees, each file a link to a small one."""
 
 import dataclasses
 import importlib
@@ -12,7 +12,8 @@ from collections import Counter
 import pytest
 from PIL import Image
 
-from item_jax.datasets import benchmarks, layout
+from item_jax import protocol
+from item_jax.datasets import benchmarks, layout, several
 from item_jax.datasets.benchmarks import forensynths
 
 
@@ -136,6 +137,37 @@ def test_genimage(tmp_path):
         assert record.split == "test"  # its val folder is what papers report on
 
 
+def test_synthbuster(tmp_path):
+    top = replica(tmp_path / "s", "synthbuster")
+    found = read(top, "synthbuster")
+    assert not found.faults and len(found.records) == 10_000
+    n = counts(found)
+    assert n["stable-diffusion-1-3", "fake"] == n["RAISE-1k", "real"] == 1000
+    assert len(found.real_sources) == 9
+    assert set(found.real_sources.values()) == {"RAISE-1k"}
+    # The archive alone, as it is downloaded: the reals are noted, not missed.
+    shutil.rmtree(top / "RAISE-1k")
+    found = read(top, "synthbuster")
+    assert not found.faults and len(found.records) == 9_000
+    assert found.notes == ["not here at all: reals"]
+
+
+def test_wildrf(tmp_path):
+    found = read(replica(tmp_path / "w", "wildrf"), "wildrf", split="test")
+    assert counts(found) == {
+        (network, label): 12
+        for network in ("reddit", "twitter", "facebook")
+        for label in ("real", "fake")
+    }
+    for split in ("train", "val"):
+        found = read(replica(tmp_path / split, "wildrf", split), "wildrf")
+        assert {(r.generator, r.split) for r in found.records} == {("wildrf", split)}
+        assert {r.key.split("/")[1]: r.label for r in found.records} == {
+            "0_real": "real",
+            "1_fake": "fake",
+        }
+
+
 @pytest.fixture
 def small(monkeypatch):
     """`small(name)` makes that family's table expect a fiftieth of the images."""
@@ -224,6 +256,45 @@ def test_a_folder_that_could_be_several_is_asked_about(tmp_path):
         read(tmp_path / "unnamed", "forensynths")
     found = read(tmp_path / "train", "forensynths", train_subset="all")
     assert {r.split for r in found.records} == {"train"}  # by the folder's own name
+
+
+def test_several_below_one_folder(small, tmp_path):
+    for name in ("genimage", "synthbuster", "unifd"):
+        small(name)
+        replica(tmp_path / "data" / name.upper(), name)
+    folders = {name: name.upper() for name in ("genimage", "synthbuster", "unifd")}
+    found = several.find_all(tmp_path / "data", folders)
+    assert not found.faults
+    alone = {name: read(tmp_path / "data" / name.upper(), name) for name in folders}
+    assert {(r.benchmark, r.key) for r in found.records} == {
+        (name, f"{name.upper()}/{r.key}")
+        for name, own in alone.items()
+        for r in own.records
+    }
+    # GenImage's glide has real images of its own, Synthbuster's has not.
+    lines = {
+        line.split()[2]: line for line in found.text().splitlines() if "fake" in line
+    }
+    assert "against" not in lines["genimage/glide"]
+    assert "against the real images of RAISE-1k" in lines["synthbuster/glide"]
+    groups = protocol.groups(
+        [vars(r) for r in found.records], real_sources=found.real_sources
+    )
+    names = Counter(found.records[i].benchmark for i in groups["synthbuster/glide"])
+    assert names == {"synthbuster": 40}
+    part = several.find_all(tmp_path / "data", folders, generators=["ADM", "dalle"])
+    assert {r.benchmark for r in part.records} == {"genimage", "unifd"}
+    assert any(note.startswith("synthbuster: left out") for note in part.notes)
+    with pytest.raises(ValueError, match="generator of genimage, .* mean 'dalle3'"):
+        several.find_all(tmp_path / "data", folders, generators=["dale3"])
+    with pytest.raises(ValueError, match="training subset of .*adm-40000"):
+        several.find_all(tmp_path / "data", folders, train_subset="adm-4000")
+    out = tmp_path / "records.jsonl"
+    words = ("index", "--images", tmp_path / "data", "--out", out, "--benchmark")
+    assert run(*words, "genimage=GENIMAGE,unifd=UNIFD").returncode == 1  # the counts
+    assert len(out.read_text().splitlines()) == len(alone["genimage"].records) + 200
+    done = run(*words, "genimage=GENIMAGE,unifd=")
+    assert done.returncode == 2 and "expected NAME=FOLDER" in done.stderr
 
 
 def test_something_else_altogether(tmp_path):

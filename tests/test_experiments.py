@@ -42,6 +42,7 @@ def c():
     c.paper.robustness = ("gan",)
     c.paper.tsne = ("vae",)
     c.paper.towers = ("RN50",)
+    c.paper.windows, c.paper.window = ("gan", "vae", "flow"), 1
     return c
 
 
@@ -180,6 +181,28 @@ def test_training_sets_are_fitted_in_turn(study):
     }
     (missing,) = found.missing
     assert "flow" in missing.what and "allowed: gan, vae" in missing.why
+
+
+@pytest.mark.slow
+def test_windows_are_trained_on_the_past_and_tested_on_what_comes(study):
+    windows = experiments.get("windows")
+    found = windows.run(study)
+    until = {(r["until"], *r["trained_on"]) for r in found.rows}
+    assert until == {("until gan", "gan")}  # of vae's images there is no window after
+    assert {r["period"]: r["tested"] for r in found.rows} == {
+        **{"next": "vae", "past": "gan", "all": "gan, vae"}
+    }
+    (missing,) = found.missing
+    assert missing.what == "flow"
+    item = study.fit("item until gan", "item", {"train.generators": ("gan",)})
+    direct = study.evaluate({"item": item}, only=("vae",))["methods"]["item"]
+    (row,) = rows(found, period="next")
+    assert row["auc"] == direct["seeds"]["generators"]["vae"]["auc"]["mean"]
+    assert "images: until gan 32 or 64" in output.notes(found)
+    one = study.config.copy_and_resolve_references()
+    one.paper.window = 4
+    (_, missing) = windows.run(Study(study.workdir, one)).missing
+    assert "2 generators make one window of 4" in missing.why
 
 
 @pytest.mark.slow

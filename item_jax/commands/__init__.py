@@ -54,9 +54,10 @@ LAYOUT = (
     option(
         "--benchmark",
         default="",
-        help="forensynths, unifd, diffusionforensics or genimage, whose trees are "
-        "known and checked; package.module[:name] of your own; any other name is "
-        "only written into the records",
+        help="forensynths, unifd, diffusionforensics, genimage, synthbuster or wildrf, "
+        "whose trees are known and checked; package.module[:name] of your own; any "
+        "other name is only written into the records. Several of them below one "
+        "folder: forensynths=FOLDER,unifd=FOLDER",
     ),
     option(
         "--generators",
@@ -229,16 +230,29 @@ def method_folders(arguments: argparse.Namespace) -> dict[str, Path]:
 
 
 def find_images(root: str, arguments: argparse.Namespace) -> Any:
-    """Indexes a folder as the options of `LAYOUT` say."""
-    from item_jax.datasets import layout
+    """Indexes a folder as the options of `LAYOUT` say.
 
-    return layout.find(
-        root,
-        arguments.benchmark,
-        generators=tuple(g for g in arguments.generators.split(",") if g),
-        split=arguments.split,
-        train_subset=arguments.train_subset,
-    )
+    Raises:
+      ValueError: as `layout.find` and `several.find_all`; or for a list of benchmarks
+        one of which has no folder, or that names one twice.
+    """
+    from item_jax.datasets import layout, several
+
+    choice = {
+        "generators": tuple(g for g in arguments.generators.split(",") if g),
+        "split": arguments.split,
+        "train_subset": arguments.train_subset,
+    }
+    if "=" not in arguments.benchmark:
+        return layout.find(root, arguments.benchmark, **choice)
+    pairs = [word.partition("=") for word in arguments.benchmark.split(",")]
+    folders = {name: below for name, _, below in pairs}
+    if len(folders) < len(pairs) or not all(map(all, folders.items())):
+        raise ValueError(
+            f"--benchmark {arguments.benchmark!r}: expected NAME=FOLDER,NAME=FOLDER, "
+            "each name once"
+        )
+    return several.find_all(root, folders, **choice)
 
 
 def without_screen() -> None:

@@ -229,14 +229,21 @@ class Index:
     def text(self, *, most: int = 20) -> str:
         """Returns the counts, at most `most` faults, and the notes, for people."""
         places = Counter(
-            (r.split or "-", r.generator, r.label or "no label") for r in self.records
+            (r.benchmark, r.split or "-", r.generator, r.label or "no label")
+            for r in self.records
         )
-        shown = {generator: printable(generator or "-") for _, generator, _ in places}
+        several = len({benchmark for benchmark, *_ in places}) > 1
+        shown = {
+            (b, g): printable(f"{b}/{g}" if several else g or "-")
+            for b, _, g, _ in places
+        }
         width = max(map(len, shown.values()), default=0) + 2
         lines = []
-        for (split, generator, label), count in sorted(places.items()):
-            line = f"{count:8,} {label:<9} {shown[generator]:<{width}}{split}"
-            if label == "fake" and generator in self.real_sources:
+        for (benchmark, split, generator, label), count in sorted(places.items()):
+            name = shown[benchmark, generator]
+            line = f"{count:8,} {label:<9} {name:<{width}}{split}"
+            own = (benchmark, split, generator, "real") in places
+            if label == "fake" and not own and generator in self.real_sources:
                 source = self.real_sources[generator]
                 line += ", against the real images " + (
                     f"of {printable(source)}" if source else "of no generator's folder"

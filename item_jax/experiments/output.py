@@ -97,8 +97,11 @@ def notes(artefact: Artefact) -> list[str]:
                 ("seeds", "training seeds, whose mean is shown"),
             )
         ]
-        counts = {row[artefact.columns_by]: row["n"] for row in rows}
-        out.append("images: " + ", ".join(f"{c} {n}" for c, n in counts.items()))
+        counts: dict[str, set[int]] = {}
+        for row in rows:
+            counts.setdefault(row[artefact.columns_by], set()).add(row["n"])
+        shown = (f"{c} {' or '.join(map(str, sorted(n)))}" for c, n in counts.items())
+        out.append(f"images: {', '.join(shown)}")
         out.append(
             "95% intervals: over the images, drawn jointly for all generators and "
             "methods, and over the seeds where there are several"
