@@ -204,6 +204,9 @@ FIELDS: dict[str, Field] = {
         ),
         "rows of the tables; the first is what the others are compared with",
     ),
+    "paper.start": Field(
+        (), "METHOD=FILE: weights that methods start from, as of `train --start`"
+    ),
     "paper.columns": Field(
         ("forensynths", "unifd"), "of Tables I and II: benchmarks or generators"
     ),

@@ -149,12 +149,17 @@ def test_a_table_keeps_to_its_columns_and_says_which_are_not_there(study, c):
     assert "--config.data.error_maps=MAPS" in absent.commands[0]
     methods = "--config.paper.methods=item,cosine,resnet50,swin_t,patchforensics,f3net,"
     assert methods in absent.commands[0]
+    assert study.lacks("npr", study.main) is None
+    assert "error maps for dire on embeddings/" in study.lacks("dire", study.main).what
     other = study.config.copy_and_resolve_references()
     other.paper.columns = ("gna", "vae")
     found = experiments.get("table1").run(Study(study.workdir, other))
     assert {r["column"] for r in found.rows} == {"vae", AVERAGE}
     assert [m.what for m in found.missing][0] == "gna" and len(found.missing) == 2
     assert "Did you mean 'gan'?" in found.missing[0].why
+    other.paper.start = ("npr=x.safetensors",)
+    with pytest.raises(ValueError, match="'npr'; allowed: item, cosine"):
+        Study(study.workdir, other)
 
 
 @pytest.mark.slow

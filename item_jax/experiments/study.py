@@ -18,6 +18,7 @@ from item_jax import config as config_lib
 from item_jax import evaluate, methods, settings
 from item_jax import train as train_lib
 from item_jax.cache import EmbeddingCache
+from item_jax.choices import check
 from item_jax.datasets.dataset import Dataset, digest
 from item_jax.datasets.selection import of_split
 from item_jax.embeddings import Row
@@ -92,11 +93,13 @@ class Study:
           say: is told what is being fitted.
 
         Raises:
-          ValueError: without a finished cache, or if `data` are other records.
+          ValueError: without a finished cache, if `data` are other records, or for
+            weights of a method that is not among the rows.
         """
         self.config = config
         self.workdir = workdir
         self._card, self._force, self._say = card, force, say
+        self._start = starts(config.paper.start, config.paper.methods)
         self.main = EmbeddingCache(workdir.cache())
         self.main.check_finished()
         self._data = data
@@ -254,6 +257,7 @@ class Study:
             name=slug(name),
             force=self._force,
             data=self._training[images],
+            start=self._start.get(method),
         )
         if training.new:
             self._say(f"fitted {name}")
@@ -287,6 +291,25 @@ class Study:
             section, _, leaf = name.rpartition(".")
             (config[section] if section else config)[leaf] = value
         return config
+
+
+def starts(entries: Iterable[str], names: Sequence[str]) -> dict[str, str]:
+    """Reads `METHOD=FILE` of `paper.start`.
+
+    Args:
+      entries: those.
+      names: the methods there are.
+
+    Raises:
+      ValueError: for another form, or another method.
+    """
+    found = {}
+    for entry in entries:
+        name, _, file = entry.partition("=")
+        if not file:
+            raise ValueError(f"paper.start: {entry!r} is not METHOD=FILE")
+        found[check("method of paper.start", name, names)] = file
+    return found
 
 
 def slug(text: str) -> str:
