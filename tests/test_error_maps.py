@@ -1,8 +1,10 @@
 """DIRE: error maps that a sidecar makes, and the classifier that reads them."""
 
+import dataclasses
 import json
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +13,11 @@ import torch
 from PIL import Image
 
 from item_jax import config as config_lib
-from item_jax import files
+from item_jax import files, settings
 from item_jax.cache import EmbeddingCache
 from item_jax.datasets.dataset import RecordList
 from item_jax.embed import embed_records
+from item_jax.embeddings import Embeddings
 from item_jax.error_maps import ErrorMaps
 from item_jax.pixels import Pictures
 from item_jax.train import fit_method, training_set
@@ -74,27 +77,27 @@ def make(root, out, *more):
     model = made()
     step = reconstruct.ReconstructStep(model, out / "maps")
     place = Ranks(0, 1, 0, "a single process")
-    settings = {"reconstructor": model.settings}
-    return run.run(step, run.list_images(root), options, place, settings)
+    facts = {"reconstructor": model.settings}
+    return run.run(step, run.list_images(root), options, place, facts)
+
+
+TOWERS = types.SimpleNamespace(
+    name="m", checkpoint_sha256="0", embed_dim=1, image_size=32, dtype="float32"
+)
+EMBEDDING = settings.embedding(TOWERS, config_lib.default(), {})
 
 
 @pytest.fixture(scope="module")
-def study(photos, towers, tmp_path_factory):
-    """A cache and the maps of its images."""
-    c = config_lib.default()
-    c.embed.shard_size, c.embed.threads = 10, 2
-    root, records = photos
-    folder = tmp_path_factory.mktemp("cache")
-    maps = tmp_path_factory.mktemp("maps")
-    embed_records(records, towers, c, images=root, folder=folder)
-    assert make(root, maps) == 0
-    return folder, RecordList(records, root), maps
+def maps(photos, tmp_path_factory):
+    """The maps of 24 pictures."""
+    folder = tmp_path_factory.mktemp("maps")
+    assert make(photos[0], folder) == 0
+    return folder
 
 
-def test_maps_are_pngs_under_the_keys_of_their_images(study, tmp_path, photos):
-    folder, data, maps = study
+def test_maps_are_pngs_under_the_keys_of_their_images(maps, tmp_path, photos):
     rows = [row for _, row in files.read_json_lines(maps / "reconstructions.jsonl")]
-    assert [row["key"] for row in rows] == sorted(r.key for r in data.records)
+    assert [row["key"] for row in rows] == sorted(r.key for r in photos[1])
     model = made()
     for row in rows[:3]:
         path = maps / "maps" / row["key"]
@@ -105,7 +108,7 @@ def test_maps_are_pngs_under_the_keys_of_their_images(study, tmp_path, photos):
         x = reconstruct.squared(np.asarray(Image.open(photos[0] / row["key"])), 16)
         away = abs(x - model.reconstruct(x[None])[0]).permute(1, 2, 0).numpy()
         assert abs(found - np.clip(127.5 * away, 0, 255)).max() <= 1
-        read = ErrorMaps(maps, EmbeddingCache(folder).embedding)
+        read = ErrorMaps(maps, EMBEDDING)
         np.testing.assert_array_equal(read(row["key"]), found)
     # Continued from a shard: the same bytes.
     half = tmp_path / "half"
@@ -126,9 +129,8 @@ def test_maps_inside_the_images_are_refused(tmp_path):
         reconstruct.reconstruct(arguments(tmp_path, tmp_path / "maps"))
 
 
-def test_maps_of_other_images_are_refused(study, tmp_path):
-    folder, data, maps = study
-    embedding = EmbeddingCache(folder).embedding
+def test_maps_of_other_images_are_refused(maps, tmp_path, photos):
+    embedding = EMBEDDING
     with pytest.raises(ValueError, match="run.json does not exist: .* has no maps"):
         ErrorMaps(tmp_path, embedding)
     noisy = embedding | {"perturb": {"name": "noise", "severity": 2}}
@@ -139,29 +141,32 @@ def test_maps_of_other_images_are_refused(study, tmp_path):
     neutral = embedding | {"neutralise": {"quality": 96, "size": 0}}
     with pytest.raises(ValueError, match="were neutralised"):
         ErrorMaps(maps, neutral)
-    settings = json.loads((maps / "run.json").read_text())
-    settings["settings"]["stage"] = "caption"
-    (tmp_path / "run.json").write_text(json.dumps(settings))
+    other = json.loads((maps / "run.json").read_text())
+    other["settings"]["stage"] = "caption"
+    (tmp_path / "run.json").write_text(json.dumps(other))
     with pytest.raises(ValueError, match="of a run of 'caption', not of error maps"):
         ErrorMaps(tmp_path, embedding)
     with pytest.raises(ValueError, match="error map 'gone.png'"):
         ErrorMaps(maps, embedding)("gone.png")
-    cache = EmbeddingCache(folder)
-    part = next(iter(cache.select(split="test")))
+    none = np.zeros((0, 1))
+    key = {"key": photos[1][0].key}
+    part = Embeddings([key], none, none, none, none, np.zeros(2, np.int64))
     with pytest.raises(ValueError, match="reads error maps was given none"):
         part.error_map(0)
-    cache.images = Pictures(data, embedding)
-    part = next(iter(cache.select(split="test")))
+    pictures = Pictures(RecordList(photos[1], photos[0]), embedding)
+    part = dataclasses.replace(part, images=pictures)
     with pytest.raises(ValueError, match="--config.data.error_maps=FOLDER names them"):
         part.error_map(0)
 
 
 @pytest.mark.slow
-def test_dire_is_trained_on_maps_and_scores_maps(study, tmp_path):
-    folder, data, maps = study
-    cache = EmbeddingCache(folder)
-    cache.images = Pictures(data, cache.embedding, ErrorMaps(maps, cache.embedding))
+def test_dire_is_trained_on_maps_and_scores_maps(maps, photos, towers, tmp_path):
     config = config_lib.default()
+    config.embed.shard_size, config.embed.threads = 10, 2
+    root, records = photos
+    embed_records(records, towers, config, images=root, folder=tmp_path)
+    cache, data = EmbeddingCache(tmp_path), RecordList(records, root)
+    cache.images = Pictures(data, cache.embedding, ErrorMaps(maps, cache.embedding))
     config.train.epochs, config.train.batch_size = 2, 4
     training = training_set(cache, config)
     (fitted,) = fit_method("item_jax.methods.dire:small", training, config)

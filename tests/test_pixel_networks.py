@@ -53,6 +53,7 @@ def test_parameters_are_those_published():
 # --------------------------------------------------------------------------- xception
 
 
+@pytest.mark.slow
 def test_patchforensics_is_pytorchs_xception_cut_short():
     torch.manual_seed(0)
     net = torch_networks.shaken(torch_networks.Xception(CHANNELS))

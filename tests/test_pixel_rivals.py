@@ -365,6 +365,7 @@ def test_blur_on_the_device_is_scipys():
         assert away.max() <= 2 and away.mean() < 0.05
 
 
+@pytest.mark.slow
 def test_augmentation_comes_as_often_as_it_should():
     pictures = np.broadcast_to(drawn()[None, :16, :16], (400, 16, 16, 3))
     found = np.asarray(
