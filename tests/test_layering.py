@@ -28,7 +28,7 @@ STOREYS = [
     | {"sidecar_runs", "torch_files", "results", "model_card", "pixel_probe"},
     {"sharding", "misalignment", "heads", "datasets", "audit", "audit_report"},
     {"towers", "testing"},
-    {"embeddings", "pipeline", "pixels", "shards", "cache"},
+    {"embeddings", "pipeline", "pixels", "error_maps", "shards", "cache"},
     {"training_loop", "early_stopping", "embed"},
     {"methods"},
     {"fitted", "method_files", "published", "outside_scores"},

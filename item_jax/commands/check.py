@@ -53,6 +53,11 @@ PURPOSES = (
         ("torch", "transformers", "nltk"),
         "pip install 'item-jax[torch]'",
     ),
+    (
+        "error maps (scripts/reconstruct.py)",
+        ("torch", "diffusers"),
+        installed.DIFFUSION,
+    ),
     ("shell completion", ("shtab",), "pip install 'item-jax[completion]'"),
 )
 

@@ -44,6 +44,12 @@ OPTIONS = (
         "without running code",
     ),
     option(
+        "--start",
+        metavar="FILE",
+        help="start the training from weights that the authors started from too: "
+        "resnet50, cnndet, dire, swin_t, f3net; see item_jax/methods/README.md",
+    ),
+    option(
         "--as",
         dest="name",
         metavar="NAME",
@@ -97,6 +103,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(
             f"--weights are taken as they are: {ignored[0]!r} has no effect on them"
         )
+    if arguments.weights and arguments.start:
+        raise ValueError(
+            "--weights are taken instead of a training; --start begins one"
+        )
     cache = EmbeddingCache(workdir.cache(arguments.cache))
     for warning in card_warnings(arguments, c, cache.embedding, "the cache"):
         say(f"warning: {warning}")
@@ -116,7 +126,7 @@ def run(arguments: argparse.Namespace) -> int:
             bar.update(epoch - bar.n)
             bar.set_postfix(loss=f"{losses.mean():.4f}", refresh=False)
 
-        def train(method, name):
+        def train(method, name, start=None):
             return train_lib.train(
                 cache,
                 c,
@@ -126,14 +136,20 @@ def run(arguments: argparse.Namespace) -> int:
                 force=arguments.force,
                 overridden=overridden,
                 data=data,
+                start=start,
                 on_epoch=functools.partial(on_epoch, name),
             )
 
-        training = train(arguments.method, name)
+        training = train(arguments.method, name, arguments.start)
         beside = [b for b in baselines if train(b, _default_name(b)).new]
     if not is_main_process():
         return 0
     folder = workdir.method(name)
+    if getattr(module, "START", "") and not arguments.start:
+        say(
+            f"note: {arguments.method!r} starts from random weights; its authors start "
+            f"from {module.START}: --start FILE"
+        )
     if training.new:
         _say_trained(training, data.facts, time.perf_counter() - start, folder)
     else:
@@ -186,4 +202,8 @@ def _say_trained(training, facts, seconds, folder) -> None:
 
 
 def _default_name(method: str) -> str:
+    """`head` for `item`, `npr-small` for ours of that name, `c` for `a.b:c`."""
+    ours = "item_jax.methods."
+    if method.startswith(ours):
+        return method.removeprefix(ours).replace(":", "-")
     return PLAIN_METHOD if method == "item" else re.split(r"[.:]", method)[-1]
