@@ -58,6 +58,11 @@ PURPOSES = (
         ("torch", "diffusers"),
         installed.DIFFUSION,
     ),
+    (
+        "TensorBoard (train --tensorboard)",
+        ("tensorboardX",),
+        "pip install 'item-jax[tensorboard]'",
+    ),
     ("shell completion", ("shtab",), "pip install 'item-jax[completion]'"),
 )
 
