@@ -172,6 +172,51 @@ def test_phrases_of_a_sentence(scripts):
     assert find_phrases("") == []
 
 
+def test_muon_is_that_of_pytorch(scripts):
+    """PyTorch's computes in bfloat16: steps agree to about a hundredth of a step."""
+    torch = pytest.importorskip("torch")
+    from muon import Muon, orthogonal
+
+    torch.manual_seed(0)
+    for shape in ((12, 20), (20, 12)):
+        matrix = torch.randn(shape)
+        u, sizes, v = torch.linalg.svd(orthogonal(matrix), full_matrices=False)
+        assert ((sizes > 0.6) & (sizes < 1.3)).all()
+        left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+        turned = left.T @ orthogonal(matrix) @ right.T
+        assert (turned - torch.diag(turned.diag())).abs().max() < 1e-4
+        ours, theirs = (torch.nn.Parameter(matrix.clone()) for _ in range(2))
+        optimisers = [
+            Muon([ours], lr=0.02, momentum=0.95, weight_decay=0.01),
+            torch.optim.Muon([theirs], lr=0.02, momentum=0.95, weight_decay=0.01),
+        ]
+        for _ in range(3):
+            ours.grad = torch.randn(shape)
+            theirs.grad = ours.grad.clone()
+            for optimiser in optimisers:
+                optimiser.step()
+        moved = (ours - matrix).abs().max()
+        assert (ours - theirs).abs().max() < 0.02 * moved
+
+
+def test_a_patch_is_named_after_what_is_in_its_middle(scripts):
+    pytest.importorskip("torch")
+    import patches
+    import scenes
+
+    scene = scenes.draw_scene(np.random.default_rng(3))
+    found = patches.names(scene.layout[None])[0].reshape(8, 8, 3)
+    for y in range(8):
+        for x in range(8):
+            middle = np.array([x + 0.5, y + 0.5]) / 8
+            own = [
+                np.array(scenes.names_in(phrase)) + 1
+                for phrase, _, (x1, y1, x2, y2) in scene.objects
+                if x1 < middle[0] < x2 and y1 < middle[1] < y2
+            ]
+            assert found[y, x].tolist() == (own[0].tolist() if own else [0, 0, 0])
+
+
 def test_the_grounder_finds_what_is_named(world, scripts):
     pytest.importorskip("torch")
     from grounder import Grounder
