@@ -4,8 +4,8 @@
 
 Each stage writes its result into the working folder and is skipped when that is there:
 delete a folder to repeat its stage. Stages may run in parallel, as processes that share
-the folder (`--stages`). It takes about two hours on one CPU core; `--effort 0.02` tries
-everything in a few minutes, with poor figures.
+the folder (`--stages`). It takes hours on one CPU core, less with `--minutes`;
+`--effort 0.02` tries everything in about a quarter of an hour, with poor figures.
 
     clip                   the towers
     captioner, detector    what looks at the pixels; real scenes alone
