@@ -31,6 +31,12 @@ and rates, not measurements.
 4. Fig. 7 needs captions of BLIP and LLaVA: name their records by
    `--config.paper.captioners=llava.jsonl,blip.jsonl`. Fig. 4 with captions of the
    perturbed images: `--config.paper.perturbed=...`. Fig. 8: `paper.towers`.
+5. The systems on pixels (ResNet-50, Swin-T, Patchforensics, F3Net, CNNDet, NPR) train
+   for hours each: name them in `--config.paper.methods`, as the tables' lists of what
+   is missing do, and ImageNet's weights for those that start from them,
+   `--config.paper.start=cnndet=resnet50.safetensors,swin_t=swin.safetensors`. DIRE
+   needs error maps besides: `scripts/reconstruct.py`, days of one GPU, and
+   `--config.data.error_maps=MAPS`. TIDY says that all were trained from scratch.
 
 Expected, if the papers can be reproduced: ITEM 90.90 ACC and 97.05 AP on average over
 the 16 columns of Tables I and II, 87.29 and 95.49 over the 12 of Table III; UniFD 87.17

@@ -46,9 +46,9 @@ _PUBLIC = {
     "ItemDetector": "detector",
 }
 _MODULES = (
-    *("audit", "cache", "calibration", "choices", "comparison", "config"),
+    *("app", "audit", "cache", "calibration", "choices", "comparison", "config"),
     *("datasets", "detector", "early_stopping", "embed", "embeddings"),
-    *("evaluate", "evidence", "experiments", "fields", "figures"),
+    *("evaluate", "evidence", "experiments", "export", "fields", "figures"),
     *("files", "fitted", "gallery"),
     *("heads", "hub", "images", "join", "methods", "metrics"),
     *("misalignment", "model_card", "neutralise", "outside_scores"),

@@ -7,20 +7,27 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any
 
-from item_jax import __version__, choices, commands, config
+from item_jax import __version__, choices, commands, config, progress
 
 _CONFIG_OPTIONS = """
 Fields of the configuration are set by --config.train.epochs=10 and the like; this
 command uses {fields}
 (`item-jax config` prints all of them with meanings and choices).
 """
+
+_TALK = (
+    commands.option(
+        "--verbose", action="store_true", help="what libraries log, and tracebacks"
+    ),
+    commands.option("--quiet", action="store_true", help="no progress"),
+)
 
 _EXPECTED = (ValueError, OSError, RuntimeError, FloatingPointError)
 
@@ -35,15 +42,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if argv is None:  # a program: let a termination clean up as Ctrl-C does
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    modules = {name: _module(name) for name in commands.NAMES}
+    modules = _modules()
     command = next((word for word in words if not word.startswith("-")), "")
     try:
         words, overrides = _split_overrides(words)
         if command:
             choices.check("command", command, modules)
             _refuse_unknown(command, modules[command], words, overrides)
-        arguments = _parser(modules).parse_args(words)
+        arguments = parser().parse_args(words)
         arguments.overrides = overrides
+        _talk(arguments)
         if getattr(arguments, "distributed", False):
             from item_jax import sharding
 
@@ -62,11 +70,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _module(name: str) -> ModuleType:
-    return importlib.import_module(f"item_jax.commands.{name.replace('-', '_')}")
+def _modules() -> dict[str, ModuleType]:
+    return {
+        name: importlib.import_module(f"item_jax.commands.{name.replace('-', '_')}")
+        for name in commands.NAMES
+    }
 
 
-def _parser(modules: dict[str, Any]) -> argparse.ArgumentParser:
+def _talk(arguments: argparse.Namespace) -> None:
+    """Says more or less, here and in the programs that a command starts."""
+    if arguments.quiet:
+        os.environ[progress.QUIET] = "1"
+    if arguments.verbose:
+        from absl import logging as absl_logging
+
+        os.environ["ITEM_JAX_TRACEBACK"] = "1"
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "info")
+        absl_logging.set_verbosity(absl_logging.INFO)  # Orbax logs there
+        logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of all commands."""
     parser = argparse.ArgumentParser(
         prog="item-jax",
         description="Detect AI-generated images by image-text misalignment (ITEM, "
@@ -76,7 +101,7 @@ def _parser(modules: dict[str, Any]) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, module in modules.items():
+    for name, module in _modules().items():
         fields = config.READS.get(name)
         about = ""
         if fields and name != "config":
@@ -93,7 +118,7 @@ def _parser(modules: dict[str, Any]) -> argparse.ArgumentParser:
             p.add_argument(
                 "--config", metavar="CARD", help="run card: item_vitl14, or a file"
             )
-        for names, settings in module.OPTIONS:
+        for names, settings in (*module.OPTIONS, *_TALK):
             p.add_argument(*names, **settings)
     return parser
 
@@ -118,7 +143,7 @@ def _split_overrides(words: Sequence[str]) -> tuple[list[str], list[tuple[str, s
 
 def _refuse_unknown(command, module, words, overrides) -> None:
     """Names the nearest option, also when a required one is missing."""
-    known = {name for names, _ in module.OPTIONS for name in names}
+    known = {name for names, _ in (*module.OPTIONS, *_TALK) for name in names}
     known |= {"--help", "-h"} | ({"--config"} if command in config.READS else set())
     options = sorted(name for name in known if name.startswith("--"))
     if overrides and command not in config.READS:

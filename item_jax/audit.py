@@ -8,12 +8,13 @@ how well one does that sees statistics of pixels and no content (`pixel_probe`).
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 from sklearn.metrics import average_precision_score
@@ -152,7 +153,8 @@ def audit(
     return result
 
 
-class Examined(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Examined:
     """What was found of a file.
 
     Attributes:

@@ -62,6 +62,19 @@ class Embeddings:
             )
         return self.images(self.rows[i]["key"])
 
+    def error_map(self, i: int) -> np.ndarray:
+        """Returns the error map of image i, uint8 `[S, S, 3]`; see `error_maps`.
+
+        Raises:
+          ValueError: if maps were not given along, or it cannot be read.
+        """
+        if not hasattr(self.images, "error_map"):
+            raise ValueError(
+                "a method that reads error maps was given none: set the cache's "
+                "`images` to item_jax.pixels.Pictures(data, cache.embedding, maps)"
+            )
+        return self.images.error_map(self.rows[i]["key"])
+
     def arrays(self) -> dict[str, np.ndarray]:
         """Returns the arrays by name, as a shard stores them."""
         return {name: getattr(self, name) for name in ARRAYS}

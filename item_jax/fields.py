@@ -51,6 +51,9 @@ FIELDS: dict[str, Field] = {
         "", "records.jsonl, a packed folder, `miniature`, or a data set of your own"
     ),
     "data.images": Field("", "folder that the keys of the records are relative to"),
+    "data.error_maps": Field(
+        "", "folder of scripts/reconstruct.py, for methods that read error maps"
+    ),
     "data.score_threshold": Field(
         0.3,
         "objects of a lower score are dropped; not in the paper: 0.3 suits the "
@@ -201,6 +204,9 @@ FIELDS: dict[str, Field] = {
         ),
         "rows of the tables; the first is what the others are compared with",
     ),
+    "paper.start": Field(
+        (), "METHOD=FILE: weights that methods start from, as of `train --start`"
+    ),
     "paper.columns": Field(
         ("forensynths", "unifd"), "of Tables I and II: benchmarks or generators"
     ),
@@ -233,24 +239,33 @@ READS: dict[str, tuple[str, ...]] = {
     "index": ("data.score_threshold",),
     "audit": ("neutralise", "embed.threads", "data.max_pixels"),
     "embed": (
-        *("tower", "tower_family", "dtype", "data"),
+        *("tower", "tower_family", "dtype", "data.records", "data.images"),
+        *("data.score_threshold", "data.max_objects", "data.min_object_pixels"),
+        "data.max_pixels",
         *("views", "neutralise", "perturb", "embed"),
     ),
     "train": (
         *("seed", "misalignment", "head", "train"),
-        *("data.records", "data.images"),  # of methods that read pixels
+        # Of methods that read pixels or error maps.
+        *("data.records", "data.images", "data.error_maps"),
     ),
-    "evaluate": ("seed", "evaluate", "data.records", "data.images"),
+    "evaluate": (
+        *("seed", "evaluate", "data.records", "data.images", "data.error_maps"),
+    ),
     "fit": (
         *("seed", "tower", "tower_family", "dtype", "data.score_threshold"),
         *("data.max_objects", "data.min_object_pixels", "data.max_pixels", "views"),
         *("neutralise", "embed", "misalignment", "head", "train", "evaluate"),
     ),
-    "paper": ("seed", "misalignment", "head", "train", "evaluate", "paper"),
+    "paper": (
+        *("seed", "misalignment", "head", "train", "evaluate", "paper"),
+        "data.error_maps",
+    ),
     "predict": (
         *("dtype", "data.max_pixels", "embed.batch_size", "embed.text_batch_size"),
         *("embed.mode", "embed.threads", "embed.workers", "embed.on_error"),
     ),
+    "export": ("dtype",),
     "config": tuple(FIELDS),
 }
 """Which fields, or whole sections, a command uses; any other override is refused."""

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 TORCH = "pip install 'item-jax[torch]'"
 CHAT = "pip install 'item-jax[chat]'"
+DIFFUSION = "pip install 'item-jax[diffusion]'"
 
 
 def version(name: str) -> str | None:

@@ -43,7 +43,7 @@ def card(
         else ""
     )
     settings = "\n".join(
-        f"- {_text(name)}: `{_code(value)}`"
+        f"- {_text(name)}: `{_code(_plain(value))}`"
         for name, value in state.items()
         if value != {}
     )
@@ -61,8 +61,18 @@ tags: [fake-image-detection, clip, jax]
 - Seed {t["seed"]}; fake when P(fake) > {config["threshold"]}
 {settings}
 
-Load it with `item_jax.ItemDetector.from_pretrained(...)`, with this folder or its
-repository id. It needs the towers below; `towers=` says where they are.
+It is fitted with item\\_jax, which detects AI-generated images by the misalignment of
+image and text ([ITEM](https://arxiv.org/abs/2511.00427)):
+
+```python
+import item_jax
+
+detector = item_jax.ItemDetector.from_pretrained("HERE")  # this folder or repository id
+detector.predict(["photo.jpg"], captions=["a dog on a beach"])
+```
+
+It needs the towers named below; `towers=` says where they are if they are not found.
+Captions and boxes are best made as those of its training were.
 
 ## Data
 
@@ -176,6 +186,13 @@ def _text(text: object) -> str:
     for character in "\\`*_[]<>|#":
         shown = shown.replace(character, f"\\{character}")
     return shown
+
+
+def _plain(value: Any) -> Any:
+    """Settings as a person would list them."""
+    if not isinstance(value, Mapping):
+        return value
+    return ", ".join(f"{name} {each}" for name, each in value.items())
 
 
 def _code(text: object) -> str:

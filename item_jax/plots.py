@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -207,22 +208,30 @@ def evidence(image: np.ndarray, explanation: Explanation) -> Figure:
 
 
 def _draw_boxes(axis, image, explanation: Explanation, colours: Sequence[str]) -> None:
-    """The image with numbered boxes."""
+    """The image with numbered boxes.
+
+    Two phrases may share a box: the second is dashed, its number beside the first's.
+    """
     from matplotlib.patches import Rectangle
 
     height, width = image.shape[:2]
+    begun: Counter[tuple[float, ...]] = Counter()
     axis.imshow(image)
     axis.set_axis_off()
     for number, (entry, colour) in enumerate(zip(explanation.objects, colours), 1):
         x1, y1, x2, y2 = entry.object.box
         corner = (x1 * width - 0.5, y1 * height - 0.5)
         size = ((x2 - x1) * width, (y2 - y1) * height)
-        axis.add_patch(
-            Rectangle(corner, *size, fill=False, edgecolor=colour, linewidth=2)
-        )
-        axis.text(
-            *corner,
+        before = begun[round(x1, 1), round(y1, 1)]
+        begun[round(x1, 1), round(y1, 1)] += 1
+        line: Any = (0, (4, 4)) if before else "-"
+        box = Rectangle(corner, *size, fill=False, ec=colour, lw=2, ls=line)
+        axis.add_patch(box)
+        axis.annotate(
             str(number),
+            corner,
+            xytext=(12 * before, 0),
+            textcoords="offset points",
             fontsize=8,
             color="white",
             va="top",

@@ -1,19 +1,68 @@
-"""Published weights as a fitted method, as if it had been trained here.
+"""Published weights: as a fitted method, or to start a training from.
 
 A method that knows its authors' weights defines `from_weights(tensors) -> state`, and
-`PUBLISHED`, what they were trained on.
+`PUBLISHED`, what they were trained on. One whose authors started from somebody's
+weights defines `START`, whose, and its `fit_seeds` takes `start=`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from item_jax import files, methods, torch_files
 from item_jax.cache import EmbeddingCache
 from item_jax.fitted import FittedMethod
 
 NEEDS = ("from_weights", "PUBLISHED")
+
+
+class Start(NamedTuple):
+    """Weights that a training starts from.
+
+    Attributes:
+      file: its name.
+      sha256: of the file.
+      tensors: by name.
+    """
+
+    file: str
+    sha256: str
+    tensors: Mapping[str, np.ndarray]
+
+
+def start(method: Any, path: str | Path) -> Start:
+    """Reads weights to start from.
+
+    Args:
+      method: a name or module, see `methods.get`.
+      path: a file of safetensors, or one that `torch.save` wrote, which is read
+        without running code.
+
+    Raises:
+      ValueError: for a method that starts from random weights, or a file that is
+        damaged or hostile.
+    """
+    if not getattr(methods.get(method), "START", ""):
+        known = [n for n in methods.names() if getattr(methods.get(n), "START", "")]
+        raise ValueError(
+            f"method {method!r} starts from random weights; {', '.join(known)} can "
+            "start from a file"
+        )
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        tensors = torch_files.read(path)
+    else:
+        try:
+            tensors = load_file(path)
+        except (SafetensorError, OSError) as e:
+            raise ValueError(f"{path} is not a whole safetensors file: {e}") from e
+    return Start(path.name, files.sha256(path), tensors)
 
 
 def read(

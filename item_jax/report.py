@@ -19,7 +19,16 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from item_jax import __version__, figures, files, gallery, report_tables
+from item_jax import (
+    __version__,
+    experiments,
+    figures,
+    files,
+    gallery,
+    report_tables,
+)
+from item_jax.experiments import output
+from item_jax.experiments.artefact import Artefact
 from item_jax.report_tables import escaped
 from item_jax.results import Results
 
@@ -35,6 +44,9 @@ CAPTIONS = {
 
 WIDE = ("curves", "methods", "cosines")
 """Figures that take the width of the page."""
+
+REM = 6.5
+"""Widths of a letter m on the page, an inch of a drawing of an experiment."""
 
 INK = "#010203"
 """What is drawn in it takes the colour of the page's text, light or dark."""
@@ -55,6 +67,8 @@ def write(
     title: str = "",
     pictures: Mapping[int, gallery.Picture] | None = None,
     audit: Mapping[str, Any] | None = None,
+    gate: Mapping[str, Any] | None = None,
+    paper: Mapping[str, tuple[str, Artefact]] | None = None,
     notes: Sequence[str] = (),
 ) -> None:
     """Writes the report.
@@ -65,11 +79,14 @@ def write(
       title: of the page; default: by the first method.
       pictures: of `item_jax.gallery.pictures`, by row number.
       audit: what `item-jax audit --json` wrote.
+      gate: what `scripts/miniature/gate.py` wrote.
+      paper: experiments by name, each its title and artefact, of
+        `item_jax.experiments.output.read`.
       notes: what a reader should know besides the warnings of the evaluation, such as
         why there are no pictures.
 
     Raises:
-      ValueError: if the audit is not one.
+      ValueError: if the audit or the gate is not one.
     """
     shown = pictures or {}
     summary = results.summary
@@ -78,8 +95,14 @@ def write(
         content = _figures(results) if body is None else body(summary, notes)
         if content:
             sections.append((name, heading, content))
+    if paper:
+        sections.append(("paper", "Experiments", _experiments(paper)))
     if audit is not None:
-        sections.append(("audit", "What the files give away", _audit(audit)))
+        body = _checked(report_tables.audit, audit, "`item-jax audit --json`")
+        sections.append(("audit", "What the files give away", body))
+    if gate is not None:
+        body = _checked(report_tables.gate, gate, "scripts/miniature/gate.py")
+        sections.append(("gate", "Are the fakes worth detecting?", body))
     after = [
         (name, heading, content)
         for name, heading, content in (
@@ -136,13 +159,33 @@ def _section(name: str, heading: str, content: str) -> str:
     )
 
 
-def _audit(audit: Mapping[str, Any]) -> str:
+def _checked(body: Any, content: Mapping[str, Any], writer: str) -> str:
     try:
-        return report_tables.audit(audit)
+        return body(content)
     except (KeyError, TypeError, AttributeError, ValueError) as e:
-        raise ValueError(
-            f"not what `item-jax audit --json` writes: {type(e).__name__}: {e}"
-        ) from e
+        raise ValueError(f"not what {writer} writes: {type(e).__name__}: {e}") from e
+
+
+def _experiments(paper: Mapping[str, tuple[str, Artefact]]) -> str:
+    """The drawings of experiments, with what they rest on and lack."""
+    import matplotlib.pyplot as plt
+
+    parts = []
+    for name, (title, artefact) in paper.items():
+        with plt.rc_context(_style()):  # type: ignore[arg-type]
+            figure = experiments.get(name).draw(artefact)
+            drawing = svg(figure, title)
+            wide = figure.get_size_inches()[0] * REM
+            plt.close(figure)
+        lines = output.notes(artefact)
+        lines += [f"missing: {m.what}: {m.why}" for m in artefact.missing]
+        listed = "\n".join(f"<li>{escaped(line)}</li>" for line in lines)
+        parts.append(
+            f'<h3>{escaped(title)}</h3>\n<figure class="wide" tabindex="0" '
+            f'style="max-width: {wide:.0f}rem">{drawing}</figure>\n'
+            f"<details><summary>What it rests on</summary>\n<ul>{listed}</ul></details>"
+        )
+    return "\n".join(parts)
 
 
 def _figures(results: Results) -> str:
@@ -157,17 +200,21 @@ def _figures(results: Results) -> str:
     return f'<div class="figures">\n{chr(10).join(drawn)}\n</div>'
 
 
-def _drawings(results: Results) -> dict[str, str]:
-    """The figures as SVG, in the colours of the page."""
-    import matplotlib.pyplot as plt
-
+def _style() -> dict[str, Any]:
+    """Settings of matplotlib for drawings in the colours of the page."""
     ink = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color")
     style: dict[str, Any] = dict.fromkeys((*ink, "ytick.color"), INK)
     style |= {"axes.facecolor": "none", "legend.facecolor": "none"}
     style |= {"legend.edgecolor": "none", "legend.framealpha": 0.0}
     # Text stays text, in the page's font; equal files give equal pages.
-    style |= {"svg.fonttype": "none", "svg.hashsalt": "item_jax"}
-    with plt.rc_context(style):  # type: ignore[arg-type]
+    return style | {"svg.fonttype": "none", "svg.hashsalt": "item_jax"}
+
+
+def _drawings(results: Results) -> dict[str, str]:
+    """The figures as SVG."""
+    import matplotlib.pyplot as plt
+
+    with plt.rc_context(_style()):  # type: ignore[arg-type]
         drawings = {}
         for name, figure in figures.of_results(results).items():
             drawings[name] = svg(figure, CAPTIONS[name].split(".")[0])
@@ -183,7 +230,9 @@ def svg(figure: Any, label: str) -> str:
       label: what a screen reader says.
     """
     file = io.StringIO()
-    figure.savefig(file, format="svg", facecolor="none", metadata={"Date": None})
+    figure.savefig(
+        file, format="svg", facecolor="none", metadata={"Date": None}, dpi=150
+    )
     text = file.getvalue()
     text = text[text.index("<svg") :].strip()
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)

@@ -366,3 +366,32 @@ def audit(result: Mapping[str, Any]) -> str:
         f'<p class="warning">{escaped(text)}</p>' for text in result["warnings"]
     ]
     return "\n".join([*warnings, table(caption, head, rows)])
+
+
+def gate(result: Mapping[str, Any]) -> str:
+    """Whether the fakes of the miniature are good enough to be worth detecting.
+
+    Args:
+      result: the content of `gate.json`.
+
+    Raises:
+      KeyError, TypeError: if it is another thing.
+    """
+    rows = []
+    for name, family in result["families"].items():
+        worst, auc = max(family["spectrum_auc"].items(), key=lambda pair: pair[1])
+        rows.append(
+            [
+                escaped(name),
+                percent(family["judge"]["phrase"]),
+                f"{percent(auc)} <small>on {escaped(worst)}</small>",
+                "holds" if family["holds"] else "does not hold",
+            ]
+        )
+    head = ["Family", "Phrases", "Spectrum", "The gate"]
+    caption = (
+        "phrases: how often an independent network reads a thing of a fake as its "
+        "prompt says, percent, at least 70; spectrum: AUC of a probe trained on the "
+        "family's fakes, on the worst of the other families, below 80"
+    )
+    return table(caption, head, rows, text=(3,))

@@ -24,7 +24,11 @@ Embedding = dict[str, Any]
 
 ROLES = ("captioner", "grounder")
 SECTIONS = ("data", "views", "neutralise", "perturb")
-LOCATIONS = ("records", "images")  # of `data`: where things are, not what they are
+LOCATIONS = (
+    "records",
+    "images",
+    "error_maps",
+)  # of `data`: where things are, not what they are
 
 REFUSED = ("tower", "views", "neutralise")
 """Sections that make embeddings incomparable when they differ. Any other difference

@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from item_jax import files, images, installed, join
+from item_jax.progress import QUIET
 from item_jax.records import Object, Record, object_from_json
 
 SCHEMA = 1
@@ -363,13 +364,15 @@ def _is_own(adapter: str) -> bool:
 
 
 def _run(words: Sequence[str], role: str) -> None:
-    """Runs `python -m WORDS`; its progress goes to standard error.
+    """Runs `python -m WORDS`; what it says goes to standard error, unless `--quiet`.
 
     Raises:
       ValueError: with its message, when it fails.
     """
     command = [sys.executable, "-m", *words]
-    live = sys.stderr.isatty()  # a bar on a terminal moves; elsewhere it is forwarded
+    quiet = bool(os.environ.get(QUIET))
+    # A bar on a terminal moves; elsewhere its lines are forwarded.
+    live = sys.stderr.isatty() and not quiet
     said: list[str] = []
     with subprocess.Popen(
         command,
@@ -381,7 +384,7 @@ def _run(words: Sequence[str], role: str) -> None:
     ) as process:
         try:
             for line in process.stdout or ():
-                sys.stderr.write(line)
+                sys.stderr.write("" if quiet else line)
                 said = [*said[-40:], line.rstrip()]
             status = process.wait()
         except BaseException:  # Ctrl-C and SIGTERM: it must not outlive us

@@ -10,7 +10,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -27,7 +27,8 @@ from item_jax.training_loop import OnEpoch
 from item_jax.workdir import PLAIN_METHOD, Workdir
 
 
-class Training(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Training:
     """What `train` returns.
 
     Attributes:
@@ -118,6 +119,7 @@ def fit_method(
     *,
     overridden: Sequence[str] = (),
     checkpoints: str | Path | None = None,
+    start: published.Start | None = None,
     on_epoch: OnEpoch = lambda epoch, losses: None,
 ) -> list[FittedMethod]:
     """Fits a method.
@@ -130,6 +132,7 @@ def fit_method(
         the place of fields that are at the package's default.
       overridden: fields to be taken as they are, even at the package's default.
       checkpoints: a folder from which a stopped training goes on.
+      start: weights to start from, see `published.start`; None: random ones.
       on_epoch: called with the epoch (from 1) and the mean loss of each seed.
 
     Returns:
@@ -142,13 +145,19 @@ def fit_method(
     config = adapted(module, config, overridden)
     seeds = seeds_of(module, config)
     if hasattr(module, "fit_seeds"):
+        others = {} if start is None else {"start": start}
         states = module.fit_seeds(
-            data.parts, config, seeds, checkpoints=checkpoints, on_epoch=on_epoch
+            data.parts,
+            config,
+            seeds,
+            checkpoints=checkpoints,
+            on_epoch=on_epoch,
+            **others,
         )
     else:
         states = [module.fit(data.parts, config)]
     return [
-        FittedMethod(_record(name, module, data, config, seed), state, module)
+        FittedMethod(_record(name, module, data, config, seed, start), state, module)
         for seed, state in zip(seeds, states)
     ]
 
@@ -197,6 +206,8 @@ def refuse_unused(name: str, fields: Sequence[str]) -> None:
     always = {"train.split", "train.generators", "train.threshold", "train.baselines"}
     if methods.reads_pixels(module):
         always |= {"data.records", "data.images"}
+    if methods.reads_error_maps(module):
+        always |= {"data.error_maps"}
     for field in fields:
         if field in getattr(module, "FIXES", {}):
             raise ValueError(
@@ -210,7 +221,9 @@ def refuse_unused(name: str, fields: Sequence[str]) -> None:
             raise ValueError(f"method {name!r} does not use {field!r}")
 
 
-def _record(name, module, data: TrainingSet, config: ConfigDict, seed: int) -> dict:
+def _record(
+    name, module, data: TrainingSet, config: ConfigDict, seed: int, start=None
+) -> dict:
     """The part of `config.json` that describes a training."""
     used: dict[str, Any] = {}
     for name_used in getattr(module, "SETTINGS", ()):
@@ -219,6 +232,10 @@ def _record(name, module, data: TrainingSet, config: ConfigDict, seed: int) -> d
         used.setdefault(section, {}).update({leaf: values[leaf]} if leaf else values)
     for field in NOT_FITTED:
         used.get("train", {}).pop(field, None)
+    if getattr(module, "START", ""):
+        used["start"] = "random weights"
+        if start is not None:
+            used["start"] = {"file": start.file, "sha256": start.sha256}
     return {
         "method": name if isinstance(name, str) else getattr(name, "__name__", "?"),
         "embedding": data.embedding,
@@ -238,6 +255,7 @@ def train(
     overridden: Sequence[str] = (),
     data: TrainingSet | None = None,
     weights: str | Path | None = None,
+    start: str | Path | None = None,
     on_epoch: OnEpoch = lambda epoch, losses: None,
 ) -> Training:
     """Fits a method and saves it in a workdir; a stopped training goes on.
@@ -253,6 +271,7 @@ def train(
       overridden: as for `fit_method`.
       data: the training set, when it has been read already.
       weights: published ones, which are taken instead of fitting; see `published`.
+      start: a file of weights that the training starts from; see `published.start`.
       on_epoch: as for `fit_method`.
 
     Returns:
@@ -265,6 +284,7 @@ def train(
     place, module = Workdir(workdir), methods.get(method)
     folder = place.method(name)
     adapted_config = adapted(module, config, overridden)
+    begin = None if start is None else published.start(method, start)
     if weights is not None:
         threshold = config.train.threshold
         made = [published.read(method, weights, cache, threshold=threshold)]
@@ -272,7 +292,7 @@ def train(
     else:
         data = data or training_set(cache, config)
         seeds = seeds_of(module, adapted_config)
-        wanted = _record(method, module, data, adapted_config, seeds[0])
+        wanted = _record(method, module, data, adapted_config, seeds[0], begin)
     there = _compare(folder, wanted, len(seeds), force)
     barrier(f"compared {name}")  # before the first of several processes writes
     if there is not None:
@@ -286,6 +306,7 @@ def train(
             config,
             overridden=overridden,
             checkpoints=checkpoints,
+            start=begin,
             on_epoch=_logged(place.metrics, name, on_epoch),
         )
     if is_main_process():

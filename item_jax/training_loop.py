@@ -90,6 +90,21 @@ def fit(
     Raises:
       ValueError, FloatingPointError: as `run`.
     """
+    trained = run(
+        head_recipe(config),
+        {"features": features, "labels": labels},
+        seeds=seeds,
+        checkpoints=checkpoints,
+        checkpoint_every=config.train.checkpoint_every,
+        on_epoch=on_epoch,
+    )
+    return [variables["params"] for variables in trained]
+
+
+def head_recipe(config: ConfigDict) -> Recipe:
+    """Returns how a head of `head` and `train` of `item_jax.config` is trained, on
+    `features` and `labels`.
+    """
     c = config.train
     module = heads.make(config.head.name, hidden_dim=config.head.hidden_dim)
 
@@ -100,7 +115,7 @@ def fit(
         logits: Any = module.apply({"params": variables["params"]}, batch["features"])
         return heads.bce_loss(logits, batch["labels"], weights), {}
 
-    recipe = Recipe(
+    return Recipe(
         facts={
             "head": to_json(config.head),
             "train": [c.epochs, c.batch_size, c.learning_rate, c.weight_decay],
@@ -112,15 +127,6 @@ def fit(
         epochs=c.epochs,
         batch_size=c.batch_size,
     )
-    trained = run(
-        recipe,
-        {"features": features, "labels": labels},
-        seeds=seeds,
-        checkpoints=checkpoints,
-        checkpoint_every=c.checkpoint_every,
-        on_epoch=on_epoch,
-    )
-    return [variables["params"] for variables in trained]
 
 
 def run(

@@ -8,8 +8,8 @@ onnxscript and onnxruntime add a peer of the towers on CPU.
     python scripts/benchmark.py --suite all --json scripts/benchmark_results/cpu.json
     python scripts/benchmark.py --table scripts/benchmark_results/cpu.json
 
-Suites: towers, embedding, head, growth, devices, statistics. On a GPU add --dtype
-bfloat16.
+Suites: towers, embedding, head, growth, devices, statistics, one_command. On a GPU add
+--dtype bfloat16.
 
 One more suite measures nothing: `compiled` asks the compilers of TPUs and GPUs that are
 not here what they make of the towers (pip install '.[tpu]' or '.[cuda]').
@@ -31,7 +31,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-SUITES = ("towers", "embedding", "head", "growth", "devices", "statistics")
+SUITES = (
+    *("towers", "embedding", "head", "growth", "devices", "statistics"),
+    "one_command",
+)
 COMPILED = "compiled"  # estimates, no measurement: not part of "all"
 
 
@@ -113,6 +116,22 @@ def main() -> int:
         type=int,
         default=[16, 64, 256],
         help="of the suite compiled: views a device (a v4 chip has two)",
+    )
+    parser.add_argument(
+        "--programs",
+        nargs="+",
+        default=["image", "text", "head"],
+        choices=["image", "text", "head", "block"],
+        help="of the suite compiled; block is one block of the image tower alone, "
+        "which compiles in half a minute",
+    )
+    parser.add_argument(
+        "--attention",
+        nargs="+",
+        default=["preferred"],
+        choices=["preferred", "written_out"],
+        help="of the suite compiled: what the towers choose there, or the reference's "
+        "layout, to compare",
     )
     parser.add_argument(
         "--blocks",

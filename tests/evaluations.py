@@ -9,6 +9,9 @@ from item_jax import config as config_lib
 from item_jax import results, testing
 from item_jax.embed import embed_records
 from item_jax.evaluate import evaluate_methods
+from item_jax.experiments import get, output
+from item_jax.experiments.artefact import Artefact
+from item_jax.experiments.study import Missing
 from item_jax.records import Record, write_records
 from item_jax.train import fit_method, training_set
 from item_jax.workdir import Workdir
@@ -70,3 +73,63 @@ def enlarged(found: results.Results, count: int) -> results.Results:
         },
         groups={name: np.arange(k, count, 2) for k, name in enumerate(("gan", "vae"))},
     )
+
+
+def write_experiments(folder) -> list[str]:
+    """Three of the papers' drawings with figures that are made up; their titles."""
+    random = np.random.default_rng(0)
+
+    def row(method, **more):
+        ap = random.uniform(0.5, 0.9)
+        return {
+            "method": method,
+            "column": "average",
+            "n": 100,
+            "seeds": 1,
+            "ap": ap,
+            "interval_95": {"ap": (ap - 0.04, ap + 0.05)},
+            "protocol": "full",
+            "towers": "tiny",
+            "dtype": "float32",
+            "range": f"trained on nothing {HOSTILE}",
+            "warnings": [],
+        } | more
+
+    perturbed = [
+        {"condition": f"{kind}:{k}", "perturbation": f"{kind}:{k}", "captions": "kept"}
+        for kind in ("noise", "blur", "jpeg")
+        for k in (1, 2, 3)
+    ]
+    clean = {"condition": "clean", "perturbation": "none", "captions": "same"}
+    spaces = [(m, c) for m in ("ITEM's D", "TIDY's D") for c in ("gan", "vae")]
+    points = [
+        {"method": m, "column": c, "label": label, "x": float(x), "y": float(y)}
+        for m, c in spaces
+        for label in ("real", "fake")
+        for x, y in random.normal(size=(200, 2))
+    ]
+    found = {
+        "robustness": Artefact(
+            [row(m, **c) for m in ("item", "cosine") for c in (clean, *perturbed)],
+            columns_by="condition",
+            missing=[Missing("captions made again", "there are none", ())],
+        ),
+        "distances": Artefact(
+            [
+                row(m, column=c)
+                for m in ("both", "global", "local")
+                for c in ("gan", "vae", "average")
+            ]
+        ),
+        "tsne": Artefact(
+            [
+                {"method": m, "column": c, "n": 400, "silhouette": 0.01}
+                for m, c in spaces
+            ],
+            figures=("silhouette",),
+            points=points,
+        ),
+    }
+    for name, artefact in found.items():
+        output.write(folder, name, get(name), artefact)
+    return [get(name).TITLE for name in found]

@@ -17,6 +17,24 @@ torchvision_operators.declare()
 """
 
 
+def install(requirements: str, folder: Path) -> dict[str, str]:
+    """Installs what a file of this folder lists beside the test environment.
+
+    Returns:
+      The environment variables of a program that can import it.
+    """
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"),
+            *("--disable-pip-version-check", "--no-warn-conflicts"),
+            *("--target", str(folder), "--requirement", str(TESTS / requirements)),
+        ],
+        check=True,
+    )
+    paths = (str(folder), str(TESTS), str(TESTS.parent))
+    return dict(os.environ) | {"PYTHONPATH": os.pathsep.join(paths)}
+
+
 @pytest.fixture(scope="session")
 def references(tmp_path_factory) -> dict[str, str]:
     """The environment variables of a program that can import `open_clip`, `torchvision`
@@ -26,15 +44,6 @@ def references(tmp_path_factory) -> dict[str, str]:
     torchvision, so that everything else is tested without it.
     """
     folder = tmp_path_factory.mktemp("references")
-    subprocess.run(
-        [
-            *(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"),
-            *("--disable-pip-version-check", "--no-warn-conflicts"),
-            *("--target", str(folder)),
-            *("--requirement", str(TESTS / "requirements-references.txt")),
-        ],
-        check=True,
-    )
+    environment = install("requirements-references.txt", folder)
     (folder / "sitecustomize.py").write_text(START)
-    paths = (str(folder), str(TESTS), str(TESTS.parent))
-    return dict(os.environ) | {"PYTHONPATH": os.pathsep.join(paths)}
+    return environment

@@ -1,15 +1,17 @@
 """A whole run of `caption.py` with a captioner that needs no model, for the tests."""
 
+import json
 import os
 import sys
 from pathlib import Path
 
+import nltk
 import numpy as np
 import pytest
 from PIL import Image
 
 from item_jax import files
-from item_sidecars import caption
+from item_sidecars import caption, phrases
 
 ROOT = Path(__file__).parent.parent
 BATCH, SHARD = 4, 12
@@ -71,3 +73,27 @@ def whole(pictures, tmp_path_factory):
 
 def rows(path):
     return [row for _, row in files.read_json_lines(path)]
+
+
+# The real tagger needs data that must be downloaded: phrases of a file stand in.
+@pytest.fixture(scope="session")
+def nltk_data(tmp_path_factory):
+    """A tagger with a small vocabulary, where NLTK looks for its own."""
+    model = nltk.tag.PerceptronTagger(load=False)
+    sentences = [
+        [("a", "DT"), ("corner", "NN"), ("in", "IN"), ("batch", "NN"), ("1", "CD")],
+        [("the", "DT"), ("dog", "NN"), ("runs", "VBZ"), (".", ".")],
+        [("a", "DT"), ("red", "JJ"), ("ball", "NN"), ("rolls", "VBZ")],
+    ]
+    model.train(sentences * 30, nr_iter=5)
+    root = tmp_path_factory.mktemp("nltk_data")
+    data = root / "taggers" / phrases.DATA
+    data.mkdir(parents=True)
+    learnt = {
+        "weights": model.model.weights,
+        "tagdict": model.tagdict,
+        "classes": sorted(model.classes),
+    }
+    for name, value in learnt.items():
+        (data / f"{phrases.DATA}.{name}.json").write_text(json.dumps(value))
+    return root

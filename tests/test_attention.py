@@ -8,6 +8,7 @@ import pytest
 
 import item_jax
 from item_jax.towers import attention, clip_vit, transformer
+from item_jax.towers.outputs import embedded
 
 SHAPE = (7, 2, 16)  # T, H, d
 
@@ -26,6 +27,11 @@ def equation(q, k, v, causal):
         weights = np.exp(logits - logits.max())
         out[b, t, h] = weights / weights.sum() @ v[b, :seen, h]
     return out
+
+
+def with_ones(v):
+    """Values as a TPU's layout has them."""
+    return np.concatenate([v, np.ones_like(v[..., :1])], axis=-1)
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -55,7 +61,7 @@ def test_a_row_is_that_of_the_whole(causal, implementation):
 @pytest.mark.parametrize("cut", [[], [1], [2, 3]])
 def test_heads_first_in_pieces_is_the_equation(causal, cut):
     q, k, v = (x.transpose(0, 2, 1, 3) for x in heads())
-    cut_up = [jnp.split(x, cut, axis=2) for x in (q, k, v)]
+    cut_up = [jnp.split(x, cut, axis=2) for x in (q, k, with_ones(v))]
     found = attention.attend_heads_first(*cut_up, causal=causal)
     assert [x.shape[2] for x in found] == [x.shape[2] for x in cut_up[0]]
     found = jnp.concatenate(found, axis=2).transpose(0, 2, 1, 3)
@@ -75,7 +81,7 @@ def test_weights_far_apart_neither_overflow_nor_vanish():
     v = np.arange(3, dtype=np.float32)[:, None] * np.ones(4, np.float32)
     v = v[None, None]
     [found] = attention.attend_heads_first(
-        [q], *(jnp.split(x, [1], axis=2) for x in (k, v)), causal=False
+        [q], *(jnp.split(x, [1], axis=2) for x in (k, with_ones(v))), causal=False
     )
     first = [x.transpose(0, 2, 1, 3) for x in (q, k, v)]
     expected = equation(*first, False).transpose(0, 2, 1, 3)
@@ -147,6 +153,24 @@ def test_a_kernel_that_answers_wrongly_is_not_used(monkeypatch):
     assert "differs by" in reason
 
 
+@pytest.mark.parametrize("unit", [False, True])
+def test_products_reach_the_matrix_unit_of_a_cpu(monkeypatch, unit):
+    """They come out in float32, and are the product rounded once, in any case."""
+    monkeypatch.setattr(attention, "cpu_has_matrix_unit", lambda: unit)
+    rng = np.random.default_rng(0)
+    x, y = (jnp.asarray(rng.normal(size=s), jnp.bfloat16) for s in ((6, 64), (64, 8)))
+    dims = (((1,), (0,)), ((), ()))
+    lowered = jax.jit(lambda x, y: attention.product(x, y, dims)).lower(x, y)
+    assert ("-> tensor<6x8xf32>" in lowered.as_text()) == unit
+    found = lowered.compile()(x, y)
+    assert found.dtype == jnp.bfloat16
+    exact = np.asarray(x, float) @ np.asarray(y, float)
+    np.testing.assert_allclose(np.asarray(found, float), exact, rtol=2**-8, atol=1e-5)
+    # The reference mode is left alone.
+    x, y = x.astype(jnp.float32), y.astype(jnp.float32)
+    np.testing.assert_allclose(attention.product(x, y, dims), exact, rtol=1e-5)
+
+
 class Gpu:
     platform, device_kind = "gpu", "a card"
 
@@ -191,11 +215,15 @@ def test_the_image_tower_is_the_same_with_any(tiny_clip, implementation, dtype, 
     c = towers.config
     rng = np.random.default_rng(0)
     views = rng.integers(0, 256, (3, c.image_size, c.image_size, 3), np.uint8)
-    options = {"config": c, "dtype": jnp.dtype(dtype)}
-    params = towers.params["vision"]
-    ours = clip_vit.encode_image(params, views, **options)
-    theirs = clip_vit.encode_image(params, views, **options, attention=implementation)
-    unit = [a / np.linalg.norm(a, axis=1, keepdims=True) for a in (ours, theirs)]
+    both = (
+        embedded(
+            clip_vit.VisionTower(c, jnp.dtype(dtype), name),
+            towers.params["vision"],
+            views,
+        )
+        for name in (attention.WRITTEN_OUT, implementation)
+    )
+    unit = [a / np.linalg.norm(a, axis=1, keepdims=True) for a in both]
     np.testing.assert_allclose(*unit, atol=atol)
 
 
@@ -204,11 +232,13 @@ def test_the_text_tower_is_the_same_heads_first(tiny_clip):
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, 100, (3, 16), np.int32)
     tokens[range(3), [15, 4, 9]] = towers.config.eos_token_id
-    options = {"config": towers.config, "dtype": jnp.float32}
-    params = towers.params["text"]
-    ours = clip_vit.encode_text(params, tokens, **options)
-    theirs = clip_vit.encode_text(
-        params, tokens, **options, attention=attention.HEADS_FIRST
+    both = (
+        embedded(
+            clip_vit.TextTower(towers.config, jnp.float32, name),
+            towers.params["text"],
+            tokens,
+        )
+        for name in (attention.WRITTEN_OUT, attention.HEADS_FIRST)
     )
-    unit = [a / np.linalg.norm(a, axis=1, keepdims=True) for a in (ours, theirs)]
+    unit = [a / np.linalg.norm(a, axis=1, keepdims=True) for a in both]
     np.testing.assert_allclose(*unit, atol=1e-6)

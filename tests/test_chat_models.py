@@ -12,7 +12,7 @@ import tiny_chat
 from PIL import Image
 
 from item_jax import installed
-from item_sidecars import models
+from item_sidecars import caption, models
 
 TESTS = Path(__file__).parent
 FAULT = "operator torchvision::nms does not exist"
@@ -64,6 +64,21 @@ def test_torchvision_of_another_build_is_named(broken):
         models.require("transformers", "captions")
     fault = installed.pair_fault()
     assert fault and FAULT in fault and "pip install --force-reinstall torch" in fault
+
+
+@pytest.mark.skipif(not installed.missing(["torchvision"]), reason="it is installed")
+def test_a_processor_that_lacks_packages_names_the_extra(tmp_path):
+    """SmolVLM's own message says torchvision, and num2words only after that."""
+    model = tiny_captioners.llava(tmp_path)
+    for path in model.glob("*.json"):
+        path.write_text(path.read_text().replace("LlavaProcessor", "SmolVLMProcessor"))
+    video = {"video_processor_type": "SmolVLMVideoProcessor"}
+    (model / "video_preprocessor_config.json").write_text(json.dumps(video))
+    words = ["--images", ".", "--out", "o", "--model", str(model)]
+    words += ["--captioner", "chat"]
+    named = r"without torchvision and num2words: pip install 'item-jax\[chat\]'"
+    with pytest.raises(ValueError, match=named):
+        caption.load_captioner(caption.parser().parse_args(words))
 
 
 def test_no_torchvision_is_no_fault(monkeypatch):

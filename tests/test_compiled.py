@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import compiled
+from benchmarks import chips, compiled
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 
@@ -19,6 +19,11 @@ HloModule jit_fn, is_scheduled=true
 %body.1 (p: s32[]) -> s32[] {
   %a.1 = s32[] add(%p, %p), backend_config={"estimated_cycles":"7"}
   ROOT %b.1 = s32[] add(%a.1, %a.1), backend_config={"estimated_cycles":"3"}
+}
+
+%cond.1 (p: s32[]) -> pred[] {
+  %n.1 = s32[]{:T(128)} constant(LIMIT)
+  ROOT %less.1 = pred[]{:T(512)} compare(%p, %n.1), direction=LT
 }
 
 %unused.2 (p: s32[]) -> s32[] {
@@ -36,9 +41,13 @@ ENTRY %main.5 (x: f32[8]) -> f32[8] {
 
 def test_cycles_count_a_loop_as_often_as_it_runs():
     ten = PROGRAM.replace("TRIPS", '{"known_trip_count":{"n":"10"}}')
-    assert compiled.cycles(ten) == 100 + 20 + 10 * (7 + 3)
-    with pytest.raises(ValueError, match="%body.1 does not say how often"):
-        compiled.cycles(PROGRAM.replace("TRIPS", "{}"))
+    assert chips.cycles(ten) == 100 + 20 + 10 * (7 + 3)
+    silent = PROGRAM.replace("TRIPS", "{}")
+    counted = silent.replace("LIMIT", "625")
+    assert chips.cycles(counted) == 100 + 20 + 625 * (7 + 3)
+    for unclear in (silent, counted.replace("direction=LT", "direction=NE")):
+        with pytest.raises(ValueError, match="with %cond.1 does not say how often"):
+            chips.cycles(unclear)
 
 
 @pytest.mark.parametrize(
@@ -64,23 +73,29 @@ def test_operations_are_the_published_ones_less_the_last_block(size, image, text
 COMPILE = """
 import os
 os.environ["JAX_PLATFORMS"] = "cpu"
-from benchmarks import compiled
+from benchmarks import chips, compiled
 from item_jax import config
 rows = config.default().embed.batch_size
-devices = compiled.topology("v5e").devices
+devices = chips.topology("v5e").devices
 c = compiled.config("ViT-L-14", blocks=3)
 for tower in ("image", "text"):
     program = compiled.compile_tower(tower, c, rows, devices)
-    assert compiled.cycles(program.as_text()) > 0
-    assert not compiled.COLLECTIVE.findall(program.as_text())
-    print(compiled.bytes_needed(program))
+    assert chips.cycles(program.as_text()) > 0
+    assert not chips.COLLECTIVE.findall(program.as_text())
+    print(chips.bytes_needed(program))
+slice_ = chips.topology("v5e:16x16").devices
+assert len(slice_) == 256
+program = compiled.compile_tower("image", compiled.config("ViT-B-32", 1), rows, slice_)
+assert "num_partitions=256" in program.as_text()
+assert not chips.COLLECTIVE.findall(program.as_text())
 """
 
 
 @pytest.mark.slow
-def test_the_default_batch_fits_a_v5e(tmp_path):
+def test_the_default_batch_fits_a_v5e_and_a_slice_needs_no_communication(tmp_path):
     """Three blocks of ViT-L/14: the buffers of a block are used again by the next, so
-    that the 21 others add their weights alone, 25 MB each.
+    that the 21 others add their weights alone, 25 MB each. And a block of B/32 on a
+    whole slice of 256 chips, where no chip waits for another.
     """
     [version] = {
         r.partition("==")[2].partition(";")[0]
@@ -104,5 +119,5 @@ def test_the_default_batch_fits_a_v5e(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     image, text = map(int, done.stdout.split())
-    assert image + 21 * 25.2e6 < compiled.TPUS["v5e"].memory
-    assert text + 9 * 14.2e6 < compiled.TPUS["v5e"].memory
+    assert image + 21 * 25.2e6 < chips.TPUS["v5e"].memory
+    assert text + 9 * 14.2e6 < chips.TPUS["v5e"].memory

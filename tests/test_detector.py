@@ -142,6 +142,10 @@ def test_evidence_is_coloured_and_long_phrases_stay_whole():
     assert min(b.x0 for b in boxes) >= left.get_window_extent().x1 - 1
     assert all(above.y0 >= below.y1 - 2 for above, below in zip(boxes, boxes[1:]))
     assert left.get_position().width * figure.get_figwidth() > 4
+    # All have one box: the later ones are dashed, and no number covers another.
+    numbers = sorted(t.get_window_extent().x0 for t in left.texts)
+    assert len(numbers) == 3 and min(np.diff(numbers)) > 10
+    assert [p.get_linestyle() == "-" for p in left.patches] == [True, False, False]
 
 
 def test_saved_again(trained, photos, tmp_path):

@@ -144,13 +144,22 @@ def test_a_table_has_the_figures_of_the_scores(study, c):
 def test_a_table_keeps_to_its_columns_and_says_which_are_not_there(study, c):
     c3 = experiments.get("table3").run(study)
     assert {r["column"] for r in c3.rows} == {"gan", AVERAGE}
-    assert not c3.missing
+    (absent,) = c3.missing
+    assert absent.what == "ResNet-50, Swin-T, Patchfor, F3Net, DIRE, CNNDet, UniFD, NPR"
+    assert "--config.data.error_maps=MAPS" in absent.commands[0]
+    methods = "--config.paper.methods=item,cosine,resnet50,swin_t,patchforensics,f3net,"
+    assert methods in absent.commands[0]
+    assert study.lacks("npr", study.main) is None
+    assert "error maps for dire on embeddings/" in study.lacks("dire", study.main).what
     other = study.config.copy_and_resolve_references()
     other.paper.columns = ("gna", "vae")
     found = experiments.get("table1").run(Study(study.workdir, other))
     assert {r["column"] for r in found.rows} == {"vae", AVERAGE}
-    assert [m.what for m in found.missing] == ["gna"]
+    assert [m.what for m in found.missing][0] == "gna" and len(found.missing) == 2
     assert "Did you mean 'gan'?" in found.missing[0].why
+    other.paper.start = ("npr=x.safetensors",)
+    with pytest.raises(ValueError, match="'npr'; allowed: item, cosine"):
+        Study(study.workdir, other)
 
 
 @pytest.mark.slow
@@ -329,6 +338,12 @@ def test_every_experiment_can_be_drawn(study, name):
     figure = module.draw(found)
     assert figure.axes
     assert output.markdown(module.TITLE, found).startswith(f"# {module.TITLE}")
+    output.write(study.workdir.path / "written", name, module, found)
+    title, again = output.read(study.workdir.path / "written" / f"{name}.json")
+    assert title == module.TITLE
+    assert json.dumps(vars(again), default=vars) == json.dumps(
+        vars(found), default=vars
+    )
 
 
 # ------------------------------------------------------------------------ the command
@@ -342,7 +357,7 @@ def test_the_command_uses_what_is_there(study, capsys):
     words += ["--config.paper.columns=gan", "--config.paper.methods=item"]
     assert main(["paper", "table1", *words]) == 0
     text = capsys.readouterr().out
-    assert "experiments: 1 made, 1 with figures, 0 with something missing" in text
+    assert "experiments: 1 made, 1 with figures, 1 with something missing" in text
     content = json.loads(
         (study.workdir.results() / "paper/table1.json").read_text(encoding="utf-8")
     )

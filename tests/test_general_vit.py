@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from item_jax.towers import general_vit
 from item_jax.towers.attention import HEADS_FIRST, WRITTEN_OUT
 from item_jax.towers.checkpoint import open_checkpoint
+from item_jax.towers.outputs import embedded
 from item_jax.towers.text_cleaning import CLEANINGS
 from item_jax.towers.towers import load_towers
 
@@ -95,17 +96,15 @@ def test_parity_with_transformers(saved):
 def test_a_tpus_layout_gives_the_same(saved):
     towers = load_towers(saved[1])
     tokens = general_vit.pad_tokens(towers.tokenize(TEXTS)[0], towers.config)
-    for tower, encode, rows in (
-        ("vision", general_vit.encode_image, views(2, towers.image_size)),
-        ("text", general_vit.encode_text, tokens),
+    for tower, module, rows in (
+        ("vision", general_vit.VisionTower, views(2, towers.image_size)),
+        ("text", general_vit.TextTower, tokens),
     ):
         written_out, heads_first = (
-            encode(
+            embedded(
+                module(towers.config, np.float32, implementation),
                 towers.params[tower],
                 rows,
-                config=towers.config,
-                dtype=np.float32,
-                attention=implementation,
             )
             for implementation in (WRITTEN_OUT, HEADS_FIRST)
         )
@@ -122,12 +121,9 @@ def test_what_siglip_sees_of_a_text(copy):
     assert general_vit.pad_tokens(tokens[:1], towers.config).shape == (1, 16)
     short = np.array([tokens[0][:4]], np.int32)
     whole = np.array([tokens[0]], np.int32)
+    tower = general_vit.TextTower(towers.config, np.float32)
     cut_emb, emb = (
-        np.asarray(
-            general_vit.encode_text(
-                towers.params["text"], rows, config=towers.config, dtype=np.float32
-            )
-        )
+        np.asarray(embedded(tower, towers.params["text"], rows))
         for rows in (short, whole)
     )
     assert np.abs(unit(cut_emb) - unit(emb)).max() > 1e-3

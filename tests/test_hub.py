@@ -174,3 +174,33 @@ def test_the_files_of_a_method_can_be_read_by_a_group(evaluated, tmp_path):
 def test_a_folder_has_no_revision(evaluated):
     with pytest.raises(ValueError, match="is a folder, which has none"):
         ItemDetector.from_pretrained(evaluated.method(), revision="main")
+
+
+COMMAND = "import sys; from item_jax.__main__ import main; sys.exit(main(sys.argv[1:]))"
+
+
+@pytest.mark.slow
+def test_towers_are_taken_at_their_revision(run, hub_server, evaluated, tiny_clip):
+    """`--towers ID@REVISION`; the main branch has moved on to other weights."""
+    from safetensors.numpy import load, save
+
+    content = {p.name: p.read_bytes() for p in tiny_clip[0].iterdir() if p.is_file()}
+    tensors = load(content["model.safetensors"])
+    tensors["visual_projection.weight"] = tensors["visual_projection.weight"] * 2
+    changed = content | {"model.safetensors": save(tensors, {"format": "pt"})}
+    old, new = "a" * 40, "b" * 40
+    hub_server.commits["somebody/clip"] = {old: content, new: changed}
+    hub_server.main["somebody/clip"] = new
+    image = next(iter((evaluated.path / "images" / "test").rglob("*.png")))
+    words = ["predict", image, "--head", evaluated.method(), "--caption", "a dog"]
+    (expected,) = ItemDetector.from_pretrained(evaluated.method()).predict(
+        image, captions=["a dog"]
+    )
+    done = run(COMMAND, *words, "--towers", f"somebody/clip@{old}")
+    assert done.returncode == 0, done.stderr
+    assert f"P(fake) = {expected.p_fake:.3f}" in done.stdout
+    main_branch = run(COMMAND, *words, "--towers", "somebody/clip")
+    assert main_branch.returncode == 2
+    assert "checkpoint_sha256" in main_branch.stderr
+    gone = run(COMMAND, *words, "--towers", f"somebody/clip@{'c' * 40}")
+    assert gone.returncode == 2 and "cannot fetch 'somebody/clip'" in gone.stderr

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "item_jax"
 
 # A room may import what stands in a lower storey or its own, and what BESIDES names.
 STOREYS = [
-    {"choices", "files", "workdir", "signatures", "installed"},
+    {"choices", "files", "workdir", "signatures", "installed", "tensorboard"},
     {
         "fields",
         "config",
@@ -28,15 +28,15 @@ STOREYS = [
     | {"sidecar_runs", "torch_files", "results", "model_card", "pixel_probe"},
     {"sharding", "misalignment", "heads", "datasets", "audit", "audit_report"},
     {"towers", "testing"},
-    {"embeddings", "pipeline", "pixels", "shards", "cache"},
+    {"embeddings", "pipeline", "pixels", "error_maps", "shards", "cache"},
     {"training_loop", "early_stopping", "embed"},
     {"methods"},
     {"fitted", "method_files", "published", "outside_scores"},
     {"train", "evaluate", "thresholds", "evidence"},
-    {"detector", "hub"},
+    {"detector", "hub", "export", "onnx_files"},
     {"plots", "figures"},
     {"experiments"},
-    {"gallery"},
+    {"gallery", "app"},
     {"report", "report_tables"},
     {"commands"},
     {"__main__"},
@@ -44,7 +44,10 @@ STOREYS = [
 NO_TOWERS = {"pipeline", "cache", "shards", "embeddings", "methods", "evaluate"}
 NO_JAX = STOREYS[0] | STOREYS[1] | {"datasets", "audit", "audit_report"}
 # These run other commands as a person would.
-UP = {(f"commands/{name}.py", "__main__") for name in ("demo", "fit", "paper")}
+UP = {
+    (f"commands/{name}.py", "__main__")
+    for name in ("completion", "demo", "fit", "paper")
+}
 FOREIGN = {"torch", "tensorflow", "torchvision"}
 
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from PIL import Image
 
 from item_jax import __main__ as door
 from item_jax import commands
+from item_jax.commands import check
 from item_jax.datasets import miniature
 
 ROOT = Path(__file__).parent.parent
@@ -125,6 +127,28 @@ def test_predict_goes_on_after_a_bad_image(demo, tmp_path):
 
 
 @pytest.mark.slow
+def test_json_has_each_image_as_soon_as_it_is_done(demo, tmp_path, monkeypatch):
+    from item_jax.commands import predict
+
+    workdir, _ = demo
+    (tmp_path / "photos").mkdir()
+    for i in range(5):
+        Image.new("RGB", (64, 64), (40 * i, 0, 0)).save(tmp_path / f"photos/{i}.png")
+    lines, rows = tmp_path / "p.jsonl", []
+
+    def say(text):
+        if "P(fake) = " in text:  # those before this one are in the file
+            rows.append(len(lines.read_text().splitlines()))
+
+    monkeypatch.setattr(predict, "say", say)
+    monkeypatch.setattr(predict, "AT_ONCE", 2)
+    words = ["predict", tmp_path / "photos", "--head", workdir / "head"]
+    words += ["--caption", "a ring", "--json", lines, "--no-evidence"]
+    assert door.main([*map(str, words)]) == 0
+    assert rows == [0, 1, 2, 3, 4] and len(lines.read_text().splitlines()) == 5
+
+
+@pytest.mark.slow
 def test_predict_says_what_it_lacks(demo, tmp_path):
     workdir, _ = demo
     Image.new("RGB", (64, 64), "red").save(tmp_path / "good.png")
@@ -139,6 +163,10 @@ def test_predict_says_what_it_lacks(demo, tmp_path):
     assert "has no record for" in out and "good.png" in out
     out = run("predict", tmp_path / "*.gif", *head, "--caption", "x", status=2)
     assert "no image at " in out and "*.gif" in out
+    # Before towers are loaded, which would take longer.
+    nowhere = ("--caption", "x", "--towers", "nowhere")
+    out = run("predict", "gone.png", *head, *nowhere, status=2)
+    assert "no image at 'gone.png'" in out
     out = run("predict", "x.png", "--head", tmp_path, "--caption", "x", status=2)
     assert "no fitted method in" in out
 
@@ -415,6 +443,15 @@ def test_check_and_config(capsys):
     assert "--config.train.epochs=7\n" in out and "--config.misalignment.w1=1.0" in out
     assert "ITEM IV-A; 1 or more" in out, "the meaning and range"
     assert "one of item, clip" in out and "item_vitl14" in out
+
+
+def test_check_knows_every_extra():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = " ".join(command for _, _, command in check.PURPOSES)
+    for extra in set(extras["optional-dependencies"]) - {"test"}:
+        assert f"'item-jax[{extra}]'" in named, (
+            f"item-jax check says nothing of {extra}"
+        )
 
 
 def test_a_closed_pipe_is_no_error(tmp_path):

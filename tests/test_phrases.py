@@ -142,6 +142,55 @@ def test_the_tokens_are_glips():
     assert "``" in seen and "''" in seen
 
 
+COCO = """\
+A black-and-white photo of a man's bicycle parked near a fire hydrant.
+Two dogs play with a worn-out tennis ball on the wet grass.
+A street sign that says "Main St." hangs above the red traffic light.
+The women's restroom has 3 sinks, two mirrors and a hand dryer.
+A plate of half-eaten pizza sits beside a glass of iced tea.
+A baseball player in a number 7 jersey swings his bat.
+An old 1950's pick-up truck is parked in front of a brick building.
+A child (in a yellow raincoat) holds the dog's leash.
+A cake decorated with "Happy Birthday" and 25 lit candles.
+The cat's tail is curled around a television set; the remote lies nearby.
+A bus with "Out of Service" on its front drives down a busy city street.
+People ride on top of an elephant's back through the shallow river.
+"""
+
+
+def test_phrases_are_those_of_glips_grammar():
+    """GLIP's own steps, in NLTK's words, on captions as people write them.
+
+    The tags are the same on both sides. GLIP puts spaces between its tokens; here a
+    phrase is as it stands in the caption. So they are compared without spaces.
+    """
+    tokenizer = nltk.tokenize.NLTKWordTokenizer()
+
+    def tag(words):
+        small = {"'s": "POS", "a": "DT", "an": "DT", "the": "DT", "his": "PRP$"}
+        small |= dict.fromkeys(("of", "on", "in", "with", "near", "above"), "IN")
+        small |= dict.fromkeys(("red", "wet", "old", "yellow", "brick", "lit"), "JJ")
+        small |= dict.fromkeys(("is", "has", "says", "sits", "hangs", "holds"), "VBZ")
+        small |= {"``": "``", "''": "''", "and": "CC", "two": "CD", "that": "WDT"}
+        return [
+            (w, small.get(w, "CD" if w.isdigit() else "NN" if w[0].isalpha() else w))
+            for w in words
+        ]
+
+    finder, chunker = PhraseFinder(tag), nltk.RegexpParser(phrases.GRAMMAR)
+    count = 0
+    for caption in COCO.splitlines():
+        tree = chunker.parse(tag(tokenizer.tokenize(caption.lower())))
+        theirs = [
+            "".join(word for word, _ in part.leaves())
+            for part in tree.subtrees(lambda part: part.label() == "NP")
+        ]
+        ours = ["".join(p["phrase"].lower().split()) for p in finder(caption)]
+        assert ours == theirs, caption
+        count += len(ours)
+    assert count > 35
+
+
 def test_the_tagger_sees_lower_case():
     seen = []
 

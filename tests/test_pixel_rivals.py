@@ -17,7 +17,7 @@ from item_jax.datasets.dataset import RecordList
 from item_jax.detector import ItemDetector
 from item_jax.embed import embed_records
 from item_jax.fitted import FittedMethod
-from item_jax.methods import _network, _pictures, npr, resnet50
+from item_jax.methods import _augment, _network, _pictures, npr, resnet50
 from item_jax.methods._resnet import ResNet
 from item_jax.pixels import Pictures
 from item_jax.train import adapted, fit_method, training_set
@@ -271,8 +271,11 @@ def test_the_pixel_probe_is_scikit_learns(study):
         np.testing.assert_allclose(made.score(part), expected, atol=1e-6)
 
 
+SMALL = ("npr", "resnet50", "cnndet", "patchforensics", "swin_t", "f3net")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["npr"])
+@pytest.mark.parametrize("name", SMALL)
 def test_a_network_is_trained_saved_and_scored(name, study, towers, tmp_path):
     folder, data, config = study
     cache = EmbeddingCache(folder)
@@ -280,7 +283,7 @@ def test_a_network_is_trained_saved_and_scored(name, study, towers, tmp_path):
     config = config.copy_and_resolve_references()
     config.train.epochs, config.train.batch_size = 2, 4
     training = training_set(cache, config)
-    (made,) = fit_method(name, training, config)
+    (made,) = fit_method(f"item_jax.methods.{name}:small", training, config)
     made.save(tmp_path)
     again = FittedMethod.load(tmp_path)
     part = next(iter(cache.select(split="test")))
@@ -297,6 +300,136 @@ def test_a_network_is_trained_saved_and_scored(name, study, towers, tmp_path):
     record = next(r for r in data.records if r.key == part.rows[0]["key"])
     (prediction,) = detector.predict(record, images=data.image_root)
     assert 0 <= prediction.p_fake <= 1
+
+
+@pytest.mark.slow
+def test_a_small_network_learns_what_can_be_seen(study):
+    """Stripes among plain pictures: the loss falls and the held-out ones are told."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(96) % 2
+    pictures = rng.integers(0, 256, (96, 1, 1, 3), dtype=np.uint8)
+    pictures = np.broadcast_to(pictures, (96, 64, 64, 3)).copy()
+    pictures[labels == 1, :, ::2] //= 2
+    method = dataclasses.replace(resnet50.small, stopping=None)
+    part = dataclasses.replace(
+        next(iter(EmbeddingCache(study[0]).select(split="test"))),
+        rows=[
+            {"key": str(i), "label": ("real", "fake")[label]}
+            for i, label in enumerate(labels)
+        ],
+        images=lambda key: pictures[int(key)],
+    )
+    config = config_lib.default()
+    config.train.epochs, config.train.batch_size = 6, 16
+    losses = []
+    (state,) = method.fit_seeds(
+        [part], config, [0], on_epoch=lambda epoch, loss: losses.append(loss[0])
+    )
+    assert losses[-1] < losses[0] / 2
+    logits = method.logits(state, jnp.asarray(pictures))
+    assert _network.accuracy(logits, jnp.asarray(labels)) > 0.9
+
+
+# --------------------------------------------------------------- blur, JPEG and a start
+
+
+def drawn(noise=20):
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:70, :90]
+    waves = [np.sin(x / 9) + np.cos(y / 5), np.cos(x / 7 + y / 11), np.sin(y * x / 900)]
+    image = 128 + 60 * np.stack(waves, -1) + rng.normal(size=(70, 90, 3)) * noise
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("quality", [30, 75, 100])
+def test_jpeg_on_the_device_is_pillows(quality):
+    from item_jax.images import decode
+    from item_jax.perturb import encode_jpeg
+
+    image = drawn()
+    expected = decode(encode_jpeg(image, quality), max_pixels=10**6).astype(int)
+    found = np.asarray(jax.jit(_augment.jpeg)(image, quality)).astype(int)
+    # It moves pixels by 12 to 16 levels here; the two differ by 0.1 to 0.6.
+    assert abs(found - expected).mean() < 0.7
+    assert abs(image.astype(int) - expected).mean() > 8
+
+
+def test_blur_on_the_device_is_scipys():
+    from scipy.ndimage import gaussian_filter
+
+    image, blur = drawn(), jax.jit(_augment.blur)
+    for sigma in (0.0, 0.1, 0.5, 1.3, 3.0):
+        planes = [gaussian_filter(image[..., c], sigma) for c in range(3)]
+        found = np.asarray(blur(image, sigma)).astype(int)
+        away = abs(found - np.stack(planes, -1))
+        assert away.max() <= 2 and away.mean() < 0.05
+
+
+@pytest.mark.slow
+def test_augmentation_comes_as_often_as_it_should():
+    pictures = np.broadcast_to(drawn()[None, :16, :16], (400, 16, 16, 3))
+    found = np.asarray(
+        jax.jit(_augment.blur_and_jpeg(0.5))(pictures, jax.random.key(0))
+    )
+    same = (found == pictures).all((1, 2, 3)).mean()
+    assert 0.18 < same < 0.35  # neither is 1 in 4; very weak blurs add a few
+    assert len({picture.tobytes() for picture in found}) > 200
+
+
+@pytest.mark.slow
+def test_a_training_starts_from_torchvisions_names(tmp_path):
+    """Written by PyTorch, read without it; every layer but the last is there."""
+    from item_jax import published
+    from item_jax.methods import _resnet
+
+    stages = (1, 1, 1, 1)
+    net = TorchResNet(stages, 7)
+    module = ResNet(stages)
+    x = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype(np.float32)
+    variables = jax.jit(module.init)(jax.random.key(0), x)
+    theirs = {"stem": "conv1", "stem_norm": "bn1", "output": "fc"}
+    for stage in range(4):
+        for kind, name in (("conv", "conv"), ("norm", "bn")):
+            for i in (1, 2, 3):
+                theirs[f"{stage}_0_{kind}{i}"] = f"layer{stage + 1}.0.{name}{i}"
+        theirs[f"{stage}_0_skip"] = f"layer{stage + 1}.0.downsample.0"
+        theirs[f"{stage}_0_skip_norm"] = f"layer{stage + 1}.0.downsample.1"
+    tensors = {
+        f"{theirs[ours]}.{name}": tensor
+        for ours, layer in net.pairs(stages)
+        for name, tensor in layer.state_dict().items()
+    }
+    path = tmp_path / "resnet.pth"
+    torch.save(tensors, path)
+    start = published.start("resnet50", path)
+    found = _resnet.started(variables, start.tensors, stages)
+    found["params"]["output"] = {
+        "kernel": jnp.asarray(net.output.weight.detach().numpy().T),
+        "bias": jnp.asarray(net.output.bias.detach().numpy()),
+    }
+    expected = net.eval()(torch.tensor(x).permute(0, 3, 1, 2)).detach()
+    np.testing.assert_allclose(
+        jax.jit(module.apply)(found, x), expected, rtol=1e-3, atol=1e-4
+    )
+    with pytest.raises(ValueError, match="conv1.weight is missing"):
+        _resnet.started(variables, {}, stages)
+    with pytest.raises(ValueError, match="of no layer of this network, such as layer9"):
+        more = {**start.tensors, "layer9.weight": np.zeros(3)}
+        _resnet.started(variables, more, stages)
+    wide = {**start.tensors, "conv1.weight": np.zeros((32, 3, 7, 7))}
+    with pytest.raises(ValueError, match=r"conv1 has .*; stem of this network has"):
+        _resnet.started(variables, wide, stages)
+
+
+def test_only_some_methods_start_from_weights(tmp_path):
+    from item_jax import published
+
+    with pytest.raises(ValueError, match="'npr' starts from random weights; cnndet, "):
+        published.start("npr", tmp_path / "x.safetensors")
+    damaged = tmp_path / "x.safetensors"
+    damaged.write_bytes(b"no")
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        published.start("cnndet", damaged)
 
 
 def test_published_settings():

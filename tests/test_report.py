@@ -3,10 +3,12 @@ import dataclasses
 import html.parser
 import json
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluations import HOSTILE, enlarged
+from evaluations import HOSTILE, enlarged, write_experiments
 from PIL import Image
 
 from item_jax import figures, gallery, plots, report, report_tables, results
@@ -300,3 +302,31 @@ def test_an_audit_is_shown_and_another_file_refused(found, tmp_path, capsys, eva
     (tmp_path / "x.json").write_text('{"generators": 3, "warnings": []}')
     assert main([*command, str(tmp_path / "x.json")]) == 2
     assert "not what `item-jax audit --json` writes" in capsys.readouterr().err
+
+
+GATE = Path(__file__).parent.parent / "scripts" / "miniature" / "gate.json"
+
+
+@pytest.mark.slow
+def test_experiments_and_gate_are_shown(evaluated, tmp_path, capsys):
+    """What `item-jax paper` drew; a file of an earlier version is a warning."""
+    workdir = tmp_path / "w"
+    shutil.copytree(evaluated.results(), workdir / "results")
+    folder = workdir / "results" / "paper"
+    titles = write_experiments(folder)
+    (folder / "towers.json").write_text('{"schema": "item-paper/1", "rows": []}')
+    words = ["report", "--workdir", str(workdir), "--pictures", "0"]
+    assert main([*words, "--gate", str(GATE)]) == 0
+    assert "towers.json: of an earlier version" in capsys.readouterr().out
+    page = (workdir / "results" / "report.html").read_text("utf-8")
+    tags = Tags(page).found
+    labels = [a.get("aria-label") for tag, a in tags if tag == "svg"]
+    assert [label for label in labels if label in titles] == titles
+    assert "missing: captions made again: there are none" in page
+    assert "hacked=1</script>" not in page.split('id="data"')[0]
+    gate = json.loads(GATE.read_text())
+    assert page.count('<td class="text">holds</td>') == sum(
+        family["holds"] for family in gate["families"].values()
+    )
+    assert main([*words, "--gate", str(evaluated.results() / "results.json")]) == 2
+    assert "not what scripts/miniature/gate.py writes" in capsys.readouterr().err

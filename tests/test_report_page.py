@@ -1,10 +1,11 @@
 """The report in a real browser: filters, keyboard, colours, 100,000 images."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
-from evaluations import HOSTILE, enlarged
+from evaluations import HOSTILE, enlarged, write_experiments
 
 from item_jax import gallery, report, results
 from item_jax.__main__ import main
@@ -16,9 +17,12 @@ SIZES = {"wide": (1280, 900), "phone": (390, 844)}
 
 @pytest.fixture(scope="module")
 def page_file(evaluated, tmp_path_factory):
-    out = tmp_path_factory.mktemp("page") / "report.html"
+    workdir = tmp_path_factory.mktemp("page") / "workdir"
+    shutil.copytree(evaluated.path, workdir)
+    write_experiments(workdir / "results" / "paper")
+    out = workdir / "report.html"
     images = evaluated.path / "images"
-    command = ["report", "--workdir", str(evaluated.path), "--out", str(out)]
+    command = ["report", "--workdir", str(workdir), "--out", str(out)]
     assert main([*command, "--images", str(images)]) == 0
     return out
 

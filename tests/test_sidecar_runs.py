@@ -47,34 +47,6 @@ def save_pictures(root, count, *, seed=0, label=""):
     return root
 
 
-# The real tagger needs data that must be downloaded: phrases of a file stand in.
-@pytest.fixture(scope="session")
-def nltk_data(tmp_path_factory):
-    """A tagger with a small vocabulary, where NLTK looks for its own."""
-    import nltk
-
-    from item_sidecars import phrases
-
-    model = nltk.tag.PerceptronTagger(load=False)
-    sentences = [
-        [("a", "DT"), ("corner", "NN"), ("in", "IN"), ("batch", "NN"), ("1", "CD")],
-        [("the", "DT"), ("dog", "NN"), ("runs", "VBZ"), (".", ".")],
-        [("a", "DT"), ("red", "JJ"), ("ball", "NN"), ("rolls", "VBZ")],
-    ]
-    model.train(sentences * 30, nr_iter=5)
-    root = tmp_path_factory.mktemp("nltk_data")
-    data = root / "taggers" / phrases.DATA
-    data.mkdir(parents=True)
-    learnt = {
-        "weights": model.model.weights,
-        "tagdict": model.tagdict,
-        "classes": sorted(model.classes),
-    }
-    for name, value in learnt.items():
-        (data / f"{phrases.DATA}.{name}.json").write_text(json.dumps(value))
-    return root
-
-
 @pytest.fixture(autouse=True)
 def tagger(nltk_data, monkeypatch):
     monkeypatch.setenv("NLTK_DATA", str(nltk_data))
@@ -524,3 +496,25 @@ def test_end_to_end_with_tiny_checkpoints(head, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("P(fake) = ") == 6
+
+
+@pytest.mark.slow
+def test_the_one_command_costs_what_its_stages_cost(tmp_path):
+    """And the second time less. In processor time: other programs run beside tests."""
+    report = tmp_path / "report.json"
+    done = subprocess.run(
+        [
+            *(sys.executable, str(ROOT / "scripts/benchmark.py"), "--quick"),
+            *("--suite", "one_command", "--rounds", "1", "--json", str(report)),
+        ],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"XLA_FLAGS": ""},
+    )
+    assert done.returncode == 0, done.stderr
+    [row] = files.read_json(report)["suites"]["one_command"]
+    assert row["images"] == 10 and row["of the sum, processor time"] < 1.5
+    published = ROOT / "scripts/benchmark_results/one_command.json"
+    [row] = files.read_json(published)["suites"]["one_command"]
+    assert row["images"] == 50 and row["of the sum"] < 1.5
+    assert row["again s"] < row["one command s"] - row["ground s"]

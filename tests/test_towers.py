@@ -18,6 +18,7 @@ from item_jax.towers import families as families_lib
 from item_jax.towers.checkpoint import WITH_SAFETENSORS
 from item_jax.towers.clip_vit import TEXT_BUCKETS
 from item_jax.towers.families import families
+from item_jax.towers.outputs import embedded
 from item_jax.towers.towers import load_towers
 from item_jax.towers.transformer import TransformerConfig
 
@@ -316,11 +317,8 @@ def test_cutting_behind_the_eos_is_exact(towers, length):
 
     def at(length):
         padded = np.array([tokens[0] + [eos] * (length - len(tokens[0]))], np.int32)
-        return np.asarray(
-            clip_vit.encode_text(
-                towers.params["text"], padded, config=towers.config, dtype=jnp.float32
-            )
-        )
+        tower = clip_vit.TextTower(towers.config, jnp.float32)
+        return np.asarray(embedded(tower, towers.params["text"], padded))
 
     np.testing.assert_allclose(unit(at(length)), unit(at(77)), atol=1e-6)
 

@@ -39,7 +39,8 @@ def part_of(cache):
 
 def test_a_head_is_written_with_its_seeds_and_read_again(cache, config, tmp_path):
     config.train.seeds = 2
-    made, new = train(cache, config, workdir=tmp_path)
+    training = train(cache, config, workdir=tmp_path)
+    made, new = training.methods, training.new
     assert new
     assert sorted(p.name for p in (tmp_path / "head").iterdir()) == [
         *("README.md", "config.json", "seed-1", "weights.safetensors")
@@ -71,7 +72,8 @@ def test_the_same_settings_again_change_nothing(cache, config, tmp_path):
     train(cache, config, workdir=tmp_path)
     before = (tmp_path / "head/weights.safetensors").stat().st_mtime_ns
     config.train.checkpoint_every = 1  # on which no head depends
-    made, new = train(cache, config, workdir=tmp_path)
+    training = train(cache, config, workdir=tmp_path)
+    made, new = training.methods, training.new
     assert not new and len(made) == 1
     assert (tmp_path / "head/weights.safetensors").stat().st_mtime_ns == before
 

@@ -20,7 +20,8 @@ from item_jax.workdir import Workdir
 
 NAMES = (
     *("demo", "index", "audit", "build-dataset", "embed", "train", "evaluate"),
-    *("calibrate", "report", "paper", "fit", "predict", "config", "check"),
+    *("calibrate", "report", "paper", "fit", "predict", "app", "export"),
+    *("config", "check", "completion"),
 )
 """The commands in the order of `item-jax --help`."""
 
@@ -190,22 +191,30 @@ def attach_images(
       c: its configuration; `data.records` and `data.images` say where images are.
 
     Raises:
-      ValueError: if they were set and no method reads pixels, or if the records are
-        not those of the cache.
+      ValueError: if they were set and no method reads pixels or error maps, or if the
+        records or maps are not those of the cache.
     """
     from item_jax.datasets.dataset import open_dataset
-    from item_jax.methods import reads_pixels
+    from item_jax.error_maps import ErrorMaps
+    from item_jax.methods import reads_error_maps, reads_pixels
     from item_jax.pixels import Pictures
 
+    methods = list(methods)
+    maps = any(reads_error_maps(method) for method in methods)
+    overridden = {field for field, _ in getattr(arguments, "overrides", ())}
+    if "data.error_maps" in overridden and not maps:
+        raise ValueError("data.error_maps has no effect: no method here reads them")
     if any(reads_pixels(method) for method in methods):
         records = c.data.records or Workdir(arguments.workdir).records
         data = open_dataset(records, c.data.images or None)
-        cache.images = Pictures(data, cache.embedding)
+        error_maps = None
+        if maps and c.data.error_maps:
+            error_maps = ErrorMaps(c.data.error_maps, cache.embedding)
+        cache.images = Pictures(data, cache.embedding, error_maps)
         cache.images.check(cache)
         return
-    for field, _ in getattr(arguments, "overrides", ()):
-        if field in ("data.records", "data.images"):
-            raise ValueError(f"{field} has no effect: no method here reads pixels")
+    for field in sorted(overridden & {"data.records", "data.images"}):
+        raise ValueError(f"{field} has no effect: no method here reads pixels")
 
 
 def method_folders(arguments: argparse.Namespace) -> dict[str, Path]:

@@ -30,6 +30,14 @@ PURPOSES = (
         "pip install item-jax",
     ),
     ("packs on gs://", ("gcsfs",), "pip install 'item-jax[gcs]'"),
+    ("a page (app)", ("gradio",), "pip install 'item-jax[demo]'"),
+    (
+        "programs (export --onnx)",
+        ("flatbuffers", "jax2onnx", "onnx", "onnxruntime"),
+        "pip install 'item-jax[export]'",
+    ),
+    ("an NVIDIA GPU", ("jax-cuda12-plugin",), "pip install 'item-jax[cuda]'"),
+    ("a TPU", ("libtpu",), "pip install 'item-jax[tpu]'"),
     (
         "captions (--caption-with)",
         ("torch", "transformers", "jinja2"),
@@ -45,6 +53,17 @@ PURPOSES = (
         ("torch", "transformers", "nltk"),
         "pip install 'item-jax[torch]'",
     ),
+    (
+        "error maps (scripts/reconstruct.py)",
+        ("torch", "diffusers"),
+        installed.DIFFUSION,
+    ),
+    (
+        "TensorBoard (train --tensorboard)",
+        ("tensorboardX",),
+        "pip install 'item-jax[tensorboard]'",
+    ),
+    ("shell completion", ("shtab",), "pip install 'item-jax[completion]'"),
 )
 
 TAGGER = "averaged_perceptron_tagger_eng"

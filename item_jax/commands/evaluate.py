@@ -53,6 +53,11 @@ OPTIONS = (
         metavar="NAME",
         help="write results/NAME/; default: results/, or results/CACHE/ with --cache",
     ),
+    option(
+        "--parquet",
+        action="store_true",
+        help="write scores.parquet beside scores.csv",
+    ),
     DISTRIBUTED,
 )
 
@@ -96,7 +101,10 @@ def run(arguments: argparse.Namespace) -> int:
     say(table(found))
     without_screen()
     drawn = figures.save(results.read(folder), folder)
-    say(f"wrote {folder}: results.json, scores.csv, {', '.join(p.name for p in drawn)}")
+    written = [folder / "results.json", folder / "scores.csv"]
+    if arguments.parquet:
+        written.append(results.write_parquet(folder))
+    say(f"wrote {folder}: {', '.join(p.name for p in [*written, *drawn])}")
     return 1 if found["counts"]["failed"] else 0
 
 

@@ -50,6 +50,7 @@ OPTIONS = (
         "240, about 5 MB",
     ),
     option("--audit", metavar="FILE", help="what `item-jax audit --json FILE` wrote"),
+    option("--gate", metavar="FILE", help="what scripts/miniature/gate.py wrote"),
     option("--out", metavar="FILE", help="default: report.html in the results' folder"),
 )
 
@@ -64,6 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     folder = workdir.results(arguments.name or arguments.cache)
     found = results.read(folder)
     audit = files.read_json(arguments.audit) if arguments.audit else None
+    gate = files.read_json(arguments.gate) if arguments.gate else None
     notes: list[str] = []
     shown = {}
     if count:
@@ -73,11 +75,20 @@ def run(arguments: argparse.Namespace) -> int:
             dataset=_dataset(arguments, workdir, notes),
             **_evidence(arguments, workdir, found, notes),
         )
+    paper = _paper(workdir, notes)
     for note in notes:
         say(f"warning: {note}")
     without_screen()
     path = Path(arguments.out or folder / "report.html")
-    report.write(path, found, pictures=shown, audit=audit, notes=notes)
+    report.write(
+        path,
+        found,
+        pictures=shown,
+        audit=audit,
+        gate=gate,
+        paper=paper,
+        notes=notes,
+    )
     missing = sum(p.jpeg is None for p in shown.values())
     size = path.stat().st_size / 1e6
     say(
@@ -85,6 +96,26 @@ def run(arguments: argparse.Namespace) -> int:
         f"{len(shown) - missing} of them with a picture"
     )
     return 0
+
+
+def _paper(workdir: Workdir, notes: list[str]) -> dict[str, Any]:
+    """What `item-jax paper` made: the drawings. Its tables have pages of their own."""
+    from item_jax import experiments
+    from item_jax.experiments import drawing, output
+
+    found = {}
+    for name in experiments.NAMES:
+        path = workdir.results() / "paper" / f"{name}.json"
+        if not path.is_file() or experiments.get(name).draw is drawing.grid:
+            continue
+        try:
+            title, artefact = output.read(path)
+        except ValueError as e:
+            notes.append(str(e))
+            continue
+        if artefact.rows:
+            found[name] = title, artefact
+    return found
 
 
 def _dataset(arguments, workdir: Workdir, notes: list[str]) -> Any:

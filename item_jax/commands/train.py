@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import re
 import time
 
@@ -43,6 +44,12 @@ OPTIONS = (
         "without running code",
     ),
     option(
+        "--start",
+        metavar="FILE",
+        help="start the training from weights that the authors started from too: "
+        "resnet50, cnndet, dire, swin_t, f3net; see item_jax/methods/README.md",
+    ),
+    option(
         "--as",
         dest="name",
         metavar="NAME",
@@ -53,17 +60,24 @@ OPTIONS = (
         action="store_true",
         help="replace what was fitted with other settings",
     ),
+    option(
+        "--tensorboard",
+        metavar="FOLDER",
+        help="write the loss of each seed and epoch for TensorBoard; needs "
+        "item-jax[tensorboard], which is without TensorFlow",
+    ),
     DISTRIBUTED,
 )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from item_jax import methods
+    from item_jax import methods, tensorboard
     from item_jax import train as train_lib
     from item_jax.cache import EmbeddingCache
     from item_jax.progress import progress
     from item_jax.sharding import enable_compilation_cache, is_main_process
 
+    tensorboard.check(arguments.tensorboard)
     c = configured(arguments)
     overridden = [field for field, _ in arguments.overrides]
     train_lib.refuse_unused(arguments.method, overridden)
@@ -78,12 +92,20 @@ def run(arguments: argparse.Namespace) -> int:
     fits = {other: methods.get(other) for other in (arguments.method, *baselines)}
     module = fits[arguments.method]
     by_epoch = hasattr(module, "fit_seeds")
+    if arguments.tensorboard and (arguments.weights or not by_epoch):
+        raise ValueError(
+            f"--tensorboard has no effect: {arguments.method!r} trains no epochs here"
+        )
     epochs = train_lib.adapted(module, c, overridden).train.epochs
     enable_compilation_cache()
     ignored = [field for field in overridden if field != "train.threshold"]
     if arguments.weights and ignored:
         raise ValueError(
             f"--weights are taken as they are: {ignored[0]!r} has no effect on them"
+        )
+    if arguments.weights and arguments.start:
+        raise ValueError(
+            "--weights are taken instead of a training; --start begins one"
         )
     cache = EmbeddingCache(workdir.cache(arguments.cache))
     for warning in card_warnings(arguments, c, cache.embedding, "the cache"):
@@ -93,13 +115,18 @@ def run(arguments: argparse.Namespace) -> int:
     attach_images(cache, fits.values(), arguments, c)
     data = train_lib.training_set(cache, c)
     start = time.perf_counter()
-    with progress("train", epochs, "epoch", show=by_epoch and is_main_process()) as bar:
+    events = arguments.tensorboard if is_main_process() else None
+    with (
+        progress("train", epochs, "epoch", show=by_epoch and is_main_process()) as bar,
+        tensorboard.losses(events) as note,
+    ):
 
-        def on_epoch(epoch, losses):
+        def on_epoch(name, epoch, losses):
+            note(name, epoch, losses)
             bar.update(epoch - bar.n)
             bar.set_postfix(loss=f"{losses.mean():.4f}", refresh=False)
 
-        def train(method, name):
+        def train(method, name, start=None):
             return train_lib.train(
                 cache,
                 c,
@@ -109,14 +136,20 @@ def run(arguments: argparse.Namespace) -> int:
                 force=arguments.force,
                 overridden=overridden,
                 data=data,
-                on_epoch=on_epoch,
+                start=start,
+                on_epoch=functools.partial(on_epoch, name),
             )
 
-        training = train(arguments.method, name)
+        training = train(arguments.method, name, arguments.start)
         beside = [b for b in baselines if train(b, _default_name(b)).new]
     if not is_main_process():
         return 0
     folder = workdir.method(name)
+    if getattr(module, "START", "") and not arguments.start:
+        say(
+            f"note: {arguments.method!r} starts from random weights; its authors start "
+            f"from {module.START}: --start FILE"
+        )
     if training.new:
         _say_trained(training, data.facts, time.perf_counter() - start, folder)
     else:
@@ -169,4 +202,8 @@ def _say_trained(training, facts, seconds, folder) -> None:
 
 
 def _default_name(method: str) -> str:
+    """`head` for `item`, `npr-small` for ours of that name, `c` for `a.b:c`."""
+    ours = "item_jax.methods."
+    if method.startswith(ours):
+        return method.removeprefix(ours).replace(":", "-")
     return PLAIN_METHOD if method == "item" else re.split(r"[.:]", method)[-1]

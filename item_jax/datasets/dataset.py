@@ -209,6 +209,35 @@ def check_facts(content: Mapping[str, Any], where: object) -> dict[str, Any]:
     return checked
 
 
+FOREIGN = ("label", "benchmark", "generator", "split", "caption", "objects")
+"""Fields of a `Record` that files of other programs may have."""
+
+
+def foreign_record(key: str, values: Mapping[str, Any], where: str) -> Record:
+    """Makes a record of what a file of another program says of an image.
+
+    Args:
+      key: of the record.
+      values: those of `FOREIGN` are read; a label may also be 0 (real) or 1 (fake).
+        What is not there is read off the folders in `key`, as in a folder of images.
+      where: file and place, for the message.
+
+    Raises:
+      ValueError: for a value that is not one.
+    """
+    from item_jax.datasets.folder import place
+
+    label, generator, split = place(key.split("/")[:-1])
+    known: dict[str, Any] = {"label": label, "generator": generator, "split": split}
+    given = {k: values[k] for k in FOREIGN if values.get(k) not in (None, "")}
+    if str(given.get("label")) in ("0", "1"):
+        given["label"] = ("real", "fake")[int(given["label"])]
+    try:
+        return Record(key, **(known | given))
+    except ValueError as e:
+        raise ValueError(f"{where}: {e}") from e
+
+
 # --------------------------------------------------------------------------- opening
 
 
@@ -218,7 +247,8 @@ def open_dataset(
     """Opens a data set of any kind.
 
     Args:
-      name: a `records.jsonl`; the folder of a pack, local or `gs://...`; a folder with
+      name: a `records.jsonl`; the folder of a pack, local or `gs://...`; tar shards of
+        WebDataset, or Parquet files, one or a folder of them; a folder with
         `images/` and `captions.jsonl` (and `objects.jsonl`); any other folder of
         images; "miniature"; `package.module` or `package.module:name`, a data set or a
         function without arguments that returns one (`dataset` unless named); or a data
@@ -248,7 +278,13 @@ def open_dataset(
             )
     if module:
         return _from_module(text)
+    kind = FILES.get(Path(text).suffix)
+    if kind and not folder:
+        return _open_file(Path(text), kind)
     return _open_folder(text) if folder else _open_lines(text, image_root)
+
+
+FILES = {".tar": "webdataset", ".parquet": "parquet"}
 
 
 def _exists(text: str) -> bool:
@@ -257,7 +293,7 @@ def _exists(text: str) -> bool:
 
 def _is_module(text: str) -> bool:
     """Whether a text that is not a path is a module's, perhaps with `:name`."""
-    if text.endswith((".jsonl", ".json")):
+    if text.endswith((".jsonl", ".json", *FILES)):
         return False
     named = all(part.isidentifier() for part in text.replace(":", ".").split("."))
     return named and ("." in text or ":" in text or choices.importable(text))
@@ -286,12 +322,27 @@ def _open_folder(text: str) -> Dataset:
     from item_jax.datasets.folder import FolderDataset
 
     root = Path(text)
+    if any(root.glob("*.tar")):
+        return _open_file(root, "webdataset")
+    if any(root.glob("*.parquet")) or any(root.glob("data/*.parquet")):
+        return _open_file(root, "parquet")
     captions, objects = root / "captions.jsonl", root / "objects.jsonl"
     if (root / "images").is_dir() and captions.is_file():
         return FolderDataset(
             root / "images", captions, objects if objects.is_file() else None
         )
     return FolderDataset(root)
+
+
+def _open_file(path: Path, kind: str) -> Dataset:
+    """Opens what other programs wrote: tar shards, or Parquet."""
+    if kind == "webdataset":
+        from item_jax.datasets.webdataset import WebDataset
+
+        return WebDataset(path)
+    from item_jax.datasets.parquet import ParquetDataset
+
+    return ParquetDataset(path)
 
 
 def _looks_packed(folder: Path) -> bool:

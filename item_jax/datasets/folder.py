@@ -278,7 +278,7 @@ def label_folders(root: str | Path, *, benchmark: str = "") -> Index:
         )
     records = []
     for key in found.sizes:
-        label, generator, split = _place(key.split("/")[:-1])
+        label, generator, split = place(key.split("/")[:-1])
         records.append(Record(key, label, benchmark, generator, split))
     notes = skipped(found)
     without = sum(record.label is None for record in records)
@@ -296,7 +296,7 @@ def label_folders(root: str | Path, *, benchmark: str = "") -> Index:
     )
 
 
-def _place(folders: list[str]) -> tuple[str | None, str, str]:
+def place(folders: list[str]) -> tuple[str | None, str, str]:
     """Label, generator and split that the folders above an image tell."""
     marks = [i for i, name in enumerate(folders) if name in LABEL_FOLDERS]
     label = LABEL_FOLDERS[folders[marks[-1]]] if marks else None

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from item_jax.choices import nearest
 from item_jax.experiments.artefact import AVERAGE, Artefact, published, rows_of
 from item_jax.experiments.study import Missing, Study
 from item_jax.fitted import FittedMethod
+
+OURS = "item_jax.methods."
+
+SYSTEMS = {
+    "ResNet-50": "resnet50",
+    "Swin-T": "swin_t",
+    "Patchfor": "patchforensics",
+    "F3Net": "f3net",
+    "DIRE": "dire",
+    "CNNDet": "cnndet",
+    "UniFD": "unifd",
+    "NPR": "npr",
+    "CLIP-Flow": "clip_flow",
+    "VIB-Net": "vib_net",
+    "ITEM": "item",
+    "TIDY": "tidy",
+}
+"""The methods of the systems of the papers' tables, by their names there."""
 
 
 def table(
@@ -23,9 +41,10 @@ def table(
     """
     here, missing = present(study, columns)
     own = published(source)
+    missing += absent(study, [row["method"] for row in own])
     if not here:
         return Artefact([], figures=figures, missing=missing, published=own)
-    results = study.evaluate(fit_all(study), only=here)
+    results = study.evaluate(fit_all(study, missing), only=here)
     rows = rows_of(results)
     benchmark = next(iter(results["generators"])).rpartition("/")[0]
     if not benchmark:  # one benchmark in the cache: its columns go without its name
@@ -35,9 +54,47 @@ def table(
     return Artefact(rows, figures=figures, missing=missing, published=own)
 
 
-def fit_all(study: Study) -> dict[str, list[FittedMethod]]:
-    """Fits `config.paper.methods` on the main cache."""
-    return {name: study.fit(name, name) for name in study.config.paper.methods}
+def fit_all(study: Study, missing: list[Missing]) -> dict[str, list[FittedMethod]]:
+    """Fits `config.paper.methods` on the main cache.
+
+    Args:
+      study: of the workdir.
+      missing: gets what a method lacks, which is left out.
+
+    Returns:
+      The fitted methods by name; of `item_jax.methods.npr:small` that is `npr:small`.
+    """
+    fitted = {}
+    for name in study.config.paper.methods:
+        lacking = study.lacks(name, study.main)
+        if lacking is not None:
+            missing.append(lacking)
+            continue
+        fitted[name.removeprefix(OURS)] = study.fit(name, name)
+    return fitted
+
+
+def absent(study: Study, systems: Iterable[str]) -> list[Missing]:
+    """Returns what a table lacks: systems of the papers' that are not in it.
+
+    Args:
+      study: `config.paper.methods` are the rows.
+      systems: their names in the papers.
+    """
+    chosen = study.config.paper.methods
+    known = {name.removeprefix(OURS).partition(":")[0] for name in chosen}
+    lacking = [s for s in dict.fromkeys(systems) if SYSTEMS[s] not in known]
+    if not lacking:
+        return []
+    form = "{}"
+    if any(name.endswith(":small") for name in chosen):  # the miniature's
+        form = f"{OURS}{{}}:small"
+    more = [form.format(SYSTEMS[system]) for system in lacking]
+    changes = {"paper.methods": ",".join((*chosen, *more))}
+    if "DIRE" in lacking:
+        changes["data.error_maps"] = "MAPS"
+    why = "not among paper.methods: on pixels, training takes a while"
+    return [Missing(", ".join(lacking), why, (study.again(changes),))]
 
 
 def present(

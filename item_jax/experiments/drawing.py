@@ -96,7 +96,7 @@ def dots(artefact: Artefact) -> Figure:
     axis.set_yticks(np.arange(len(columns)), columns, fontsize=8)
     axis.set_ylim(len(columns) - 0.5, -0.5)
     for j in range(1, len(columns)):
-        axis.axhline(j - 0.5, color="0.9", linewidth=0.8, zorder=0)
+        axis.axhline(j - 0.5, color="0.5", linewidth=0.3, zorder=0)
     axis.set_xlabel(f"{NAMES[name]}, percent, with 95% interval", fontsize=8)
     axis.tick_params(axis="x", labelsize=8)
     figure.legend(
@@ -181,7 +181,12 @@ def scatter(artefact: Artefact) -> Figure:
                     if (p["method"], p["column"], p["label"]) == (space, column, label)
                 ]
                 axes[i][j].scatter(
-                    *np.array(own).T, s=4, color=colour, alpha=0.6, label=label
+                    *np.array(own).T,
+                    s=4,
+                    color=colour,
+                    alpha=0.6,
+                    label=label,
+                    rasterized=True,  # thousands of points in a page
                 )
             row = cells[space, column]
             axes[i][j].set_title(

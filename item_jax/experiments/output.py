@@ -8,6 +8,7 @@ from typing import Any
 from item_jax import __version__, files
 from item_jax.experiments.artefact import Artefact, Row, order
 from item_jax.experiments.drawing import NAMES
+from item_jax.experiments.study import Missing
 
 SCHEMA = "item-paper/1"
 
@@ -31,6 +32,9 @@ def write(folder: Path, name: str, experiment: Any, artefact: Artefact) -> list[
         "experiment": name,
         "title": experiment.TITLE,
         "rows": artefact.rows,
+        "rows_by": artefact.rows_by,
+        "columns_by": artefact.columns_by,
+        "figures": list(artefact.figures),
         "paper": artefact.published,
         "missing": [vars(missing) for missing in artefact.missing],
         "notes": artefact.notes,
@@ -52,6 +56,35 @@ def write(folder: Path, name: str, experiment: Any, artefact: Artefact) -> list[
         figure.savefig(f, format="png", dpi=150)
     _close(figure)
     return paths + drawn
+
+
+def read(path: Path) -> tuple[str, Artefact]:
+    """Reads the `NAME.json` of `write`; returns title and artefact.
+
+    Raises:
+      ValueError: if it is damaged, or of a version that did not write all of it.
+    """
+    content = files.read_json(path)
+
+    def field(name: str, kind: type) -> Any:
+        return files.field(content, name, kind, path)
+
+    if content.get("schema") != SCHEMA or "rows_by" not in content:
+        raise ValueError(f"{path}: of an earlier version; run `item-jax paper` again")
+    artefact = Artefact(
+        field("rows", list),
+        field("rows_by", str),
+        field("columns_by", str),
+        tuple(field("figures", list)),
+        [
+            Missing(m["what"], m["why"], tuple(m["commands"]))
+            for m in content["missing"]
+        ],
+        field("paper", list),
+        field("notes", list),
+        field("points", list),
+    )
+    return field("title", str), artefact
 
 
 def _close(figure: Any) -> None:

@@ -64,7 +64,7 @@ def run(study: Study) -> Artefact:
     only, missing = _tables.present(study, study.config.paper.robustness)
     rows: list[Row] = []
     if only:
-        fitted = _tables.fit_all(study)
+        fitted = _tables.fit_all(study, missing)
         clean = study.evaluate(fitted, only=only)
         rows += rows_of(clean, condition="clean", captions="of the same images")
         for need in needs(study):
@@ -72,10 +72,15 @@ def run(study: Study) -> Artefact:
             if isinstance(cache, Missing):
                 missing.append(cache)
                 continue
+            lacking = {
+                name: study.lacks(m[0].name, cache) for name, m in fitted.items()
+            }
+            missing += [found for found in lacking.values() if found is not None]
+            able = {name: m for name, m in fitted.items() if lacking[name] is None}
             again = "captioner.perturbation" in need.changes
             label = perturb.label(**cache.embedding["perturb"])
             rows += rows_of(
-                study.evaluate(fitted, cache=cache, only=only),
+                study.evaluate(able, cache=cache, only=only),
                 condition=f"{label}, recaptioned" if again else label,
                 captions="of the same images" if again else "kept",
             )

@@ -15,12 +15,14 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from item_jax import config as config_lib
-from item_jax import evaluate, settings
+from item_jax import evaluate, methods, settings
 from item_jax import train as train_lib
 from item_jax.cache import EmbeddingCache
+from item_jax.choices import check
 from item_jax.datasets.dataset import Dataset, digest
 from item_jax.datasets.selection import of_split
 from item_jax.embeddings import Row
+from item_jax.error_maps import MAKE, ErrorMaps
 from item_jax.fitted import FittedMethod
 from item_jax.pixels import Pictures
 from item_jax.workdir import Workdir
@@ -91,11 +93,13 @@ class Study:
           say: is told what is being fitted.
 
         Raises:
-          ValueError: without a finished cache, or if `data` are other records.
+          ValueError: without a finished cache, if `data` are other records, or for
+            weights of a method that is not among the rows.
         """
         self.config = config
         self.workdir = workdir
         self._card, self._force, self._say = card, force, say
+        self._start = starts(config.paper.start, config.paper.methods)
         self.main = EmbeddingCache(workdir.cache())
         self.main.check_finished()
         self._data = data
@@ -115,6 +119,14 @@ class Study:
     def command(self, need: Need) -> str:
         """Returns the command that makes a cache, for a shell."""
         return shlex.join(["item-jax", *self.words(need)])
+
+    def again(self, changes: Mapping[str, str]) -> str:
+        """Returns the command for the tables with other settings, for a shell."""
+        words = ["paper", "table1", "table2", "table3"]
+        words += [f"--config={self._card}"] if self._card else []
+        words += ["--workdir", str(self.workdir.path)]
+        words += [f"--config.{name}={value}" for name, value in changes.items()]
+        return shlex.join(["item-jax", *words])
 
     def find(self, need: Need) -> EmbeddingCache | Missing:
         """Finds a cache by its settings.
@@ -164,8 +176,25 @@ class Study:
         split = self.config.evaluate.split
         for data in (self._data, *([of_split(self._data, split)] if split else [])):
             if digest(data) == cache.manifest["records_sha256"]:
-                cache.images = Pictures(data, cache.embedding)
+                maps = None
+                plain = cache.embedding["perturb"] == self.main.embedding["perturb"]
+                if self.config.data.error_maps and plain:
+                    maps = ErrorMaps(self.config.data.error_maps, cache.embedding)
+                cache.images = Pictures(data, cache.embedding, maps)
                 return
+
+    def lacks(self, method: str, cache: EmbeddingCache) -> Missing | None:
+        """Returns what a method cannot do without on a cache, None for nothing."""
+        if not methods.reads_error_maps(methods.get(method)):
+            return None
+        if getattr(cache.images, "error_maps", None) is not None:
+            return None
+        return Missing(
+            f"error maps for {method} on {cache.folder.name}/",
+            f"{MAKE} of images as the cache has them; --config.data.error_maps names "
+            "those of the clean ones",
+            ("python scripts/reconstruct.py --images IMAGES --out MAPS --model MODEL",),
+        )
 
     def test_rows(self, cache: EmbeddingCache | None = None) -> list[Row]:
         """Returns the rows that are tested on, failed ones included."""
@@ -228,6 +257,7 @@ class Study:
             name=slug(name),
             force=self._force,
             data=self._training[images],
+            start=self._start.get(method),
         )
         if training.new:
             self._say(f"fitted {name}")
@@ -261,6 +291,25 @@ class Study:
             section, _, leaf = name.rpartition(".")
             (config[section] if section else config)[leaf] = value
         return config
+
+
+def starts(entries: Iterable[str], names: Sequence[str]) -> dict[str, str]:
+    """Reads `METHOD=FILE` of `paper.start`.
+
+    Args:
+      entries: those.
+      names: the methods there are.
+
+    Raises:
+      ValueError: for another form, or another method.
+    """
+    found = {}
+    for entry in entries:
+        name, _, file = entry.partition("=")
+        if not file:
+            raise ValueError(f"paper.start: {entry!r} is not METHOD=FILE")
+        found[check("method of paper.start", name, names)] = file
+    return found
 
 
 def slug(text: str) -> str:

@@ -3,7 +3,9 @@
 A method is a module (or any object) with
 
     NEEDS                      names of the arrays it reads, of `embeddings.ARRAYS`, and
-                               "pixels" if it reads images, `part.image(i)`
+                               "pixels" if it reads images, `part.image(i)`,
+                               "error_maps" for what a diffusion model could not
+                               reconstruct, `part.error_map(i)`
     fit(parts, config)         -> state: nested dictionaries of arrays and JSON values
     score(state, part)         -> P(fake), `[n]` in [0, 1]
 
@@ -14,6 +16,8 @@ and, where it makes sense,
     FIXES                      config fields it sets itself: {"head.name": "linear"}
     fit_seeds(parts, config, seeds, *, checkpoints, on_epoch)
                                -> a state per seed; without it, it is fitted once
+    START                      the weights that its authors started from, in words; its
+                               `fit_seeds` then takes `start=`
     check(state)               raises ValueError for a state that cannot be scored
 
 `parts` are the labelled `Embeddings` of the training set, `part` some others. A method
@@ -28,7 +32,7 @@ from typing import Any
 from item_jax import choices
 from item_jax.embeddings import ARRAYS
 
-PIXELS = "pixels"
+PIXELS, ERROR_MAPS = "pixels", "error_maps"
 
 
 def names() -> list[str]:
@@ -37,8 +41,13 @@ def names() -> list[str]:
 
 
 def reads_pixels(method: Any) -> bool:
-    """Whether a method, or something that scores like one, reads images."""
-    return PIXELS in getattr(method, "NEEDS", ())
+    """Whether a method, or something that scores like one, reads images or maps."""
+    return bool({PIXELS, ERROR_MAPS} & set(getattr(method, "NEEDS", ())))
+
+
+def reads_error_maps(method: Any) -> bool:
+    """Whether a method, or something that scores like one, reads error maps."""
+    return ERROR_MAPS in getattr(method, "NEEDS", ())
 
 
 def get(name: Any) -> Any:
@@ -53,5 +62,5 @@ def get(name: Any) -> Any:
     """
     found = choices.resolve("method", name, __name__, needs=("NEEDS", "fit", "score"))
     for need in found.NEEDS:
-        choices.check(f"NEEDS of method {name!r}:", need, (*ARRAYS, PIXELS))
+        choices.check(f"NEEDS of method {name!r}:", need, (*ARRAYS, PIXELS, ERROR_MAPS))
     return found

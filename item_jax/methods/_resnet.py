@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from item_jax.methods import _network
+from item_jax.methods import _network, _start
 
 EXPANSION = 4
 """Channels a block gives, times its width."""
@@ -23,11 +23,13 @@ class ResNet(nn.Module):
     Attributes:
       stages: blocks of each stage; the width doubles and the side halves between them.
       stem: side of the first convolution's kernel, which halves the side.
+      width: of the first convolution and stage.
       output_init: start of the last layer; default: PyTorch's.
     """
 
     stages: tuple[int, ...]
     stem: int = 7
+    width: int = 64
     output_init: Any = None
 
     @nn.compact
@@ -46,12 +48,13 @@ class ResNet(nn.Module):
             layer = nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, name=name)
             return layer(x, mask=mask)
 
-        x = nn.relu(norm(conv(x, 64, self.stem, 2, "stem"), "stem_norm"))
+        x = nn.relu(norm(conv(x, self.width, self.stem, 2, "stem"), "stem_norm"))
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=[(1, 1), (1, 1)])
         for stage, blocks in enumerate(self.stages):
             for block in range(blocks):
                 stride = 2 if stage and not block else 1
-                x = bottleneck(x, 64 * 2**stage, stride, norm, f"{stage}_{block}")
+                width = self.width * 2**stage
+                x = bottleneck(x, width, stride, norm, f"{stage}_{block}")
         return _network.linear(
             x.mean((1, 2)), 1, "output", kernel_init=self.output_init
         )[:, 0]
@@ -82,3 +85,29 @@ def bottleneck(x: jax.Array, width: int, stride: int, norm: Norm, name: str):
     if x.shape != out.shape:
         x = norm(conv(x, wide, 1, stride, f"{name}_skip"), f"{name}_skip_norm")
     return nn.relu(jnp.add(x, out))
+
+
+def started(
+    variables: Mapping[str, Any], tensors: _start.Tensors, stages: tuple[int, ...]
+) -> dict[str, Any]:
+    """Puts torchvision's weights into a network, all but the last layer's.
+
+    Args:
+      variables: of a `ResNet` of torchvision's widths.
+      tensors: under torchvision's names, which timm's `tv_resnet50` has too.
+      stages: of the network.
+
+    Raises:
+      ValueError: if they are of another network.
+    """
+    layers = {"stem": "conv1", "stem_norm": "bn1"}
+    for stage, blocks in enumerate(stages):
+        for block in range(blocks):
+            ours, theirs = f"{stage}_{block}", f"layer{stage + 1}.{block}"
+            for i in (1, 2, 3):
+                layers[f"{ours}_conv{i}"] = f"{theirs}.conv{i}"
+                layers[f"{ours}_norm{i}"] = f"{theirs}.bn{i}"
+            if f"{ours}_skip" in variables["params"]:
+                layers[f"{ours}_skip"] = f"{theirs}.downsample.0"
+                layers[f"{ours}_skip_norm"] = f"{theirs}.downsample.1"
+    return _start.filled(variables, layers, tensors, ignored=("fc.",))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -43,6 +43,7 @@ from item_jax.towers.clip_vit import (
     tokenize,
 )
 from item_jax.towers.clip_vit_config import open_clip_eos
+from item_jax.towers.outputs import embedded
 from item_jax.towers.patches import normalised
 from item_jax.towers.pooling import attend_once
 from item_jax.towers.transformer import TransformerConfig, dense
@@ -52,7 +53,6 @@ __all__ = [
     "TOKENIZER_FILES",
     "Config",
     "digest_text",
-    "encode_image",
     "encoder",
     "load_tokenizer",
     "pad_tokens",
@@ -270,21 +270,6 @@ class VisionTower(nn.Module):
         return AttentionPool(c.heads, c.embed_dim, self.dtype, name="pool")(x)
 
 
-def encode_image(
-    params: Mapping[str, Any], views: Any, *, config: Config, dtype: Any
-) -> jax.Array:
-    """The image tower as a pure function: uint8 `[B, S, S, 3]` -> float32 `[B, D]`.
-
-    Args:
-      params: the "vision" tree.
-      views: uint8 `[B, S, S, 3]`.
-      config: the checkpoint's.
-      dtype: float32 (the reference) or bfloat16, of weights and activations.
-    """
-    embeddings: Any = VisionTower(config, dtype).apply({"params": params}, views)
-    return embeddings.astype("float32")
-
-
 def encoder(
     tower: str, *, config: Config, dtype: Any, device: jax.Device
 ) -> Callable[[Any, jax.Array], jax.Array]:
@@ -292,7 +277,7 @@ def encoder(
     if tower == "text":  # it reads of a configuration what is in this one too
         same: Any = config
         return clip_vit.encoder(tower, config=same, dtype=dtype, device=device)
-    return functools.partial(encode_image, config=config, dtype=dtype)
+    return functools.partial(embedded, VisionTower(config, dtype))
 
 
 def param_shapes(config: Config, dtype: Any) -> dict[str, Any]:

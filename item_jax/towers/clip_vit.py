@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -23,7 +23,7 @@ from item_jax.towers.checkpoint import CheckpointFiles
 from item_jax.towers.checks import part
 from item_jax.towers.clip_vit_config import Config, digest_text, read_config
 from item_jax.towers.clip_vit_keys import LAYOUTS
-from item_jax.towers.outputs import EMBEDDING, joined
+from item_jax.towers.outputs import EMBEDDING, embedded, joined
 from item_jax.towers.patches import normalised, patch_rows
 from item_jax.towers.transformer import LayerNorm, dense, pooled_blocks
 
@@ -32,8 +32,6 @@ __all__ = [
     "TOKENIZER_FILES",
     "Config",
     "digest_text",
-    "encode_image",
-    "encode_text",
     "encoder",
     "image_outputs",
     "load_tokenizer",
@@ -121,52 +119,6 @@ class TextTower(nn.Module):
         return dense(c.embed_dim, self.dtype, name="projection", use_bias=False)(x)
 
 
-def encode_image(
-    params: Mapping[str, Any],
-    views: Any,
-    *,
-    config: Config,
-    dtype: Any,
-    attention: str = WRITTEN_OUT,
-) -> jax.Array:
-    """The image tower as a pure function.
-
-    Args:
-      params: the "vision" tree.
-      views: uint8 `[B, S, S, 3]`.
-      config: the checkpoint's.
-      dtype: float32 (the reference) or bfloat16, of weights and activations; LayerNorm
-        statistics and softmax are float32 in both.
-      attention: an implementation, see `attention.attend`.
-
-    Returns:
-      float32 `[B, D]`, un-normalised.
-    """
-    tower = VisionTower(config, dtype, attention)
-    embeddings: Any = tower.apply({"params": params}, views)
-    return embeddings.astype("float32")
-
-
-def encode_text(
-    params: Mapping[str, Any],
-    tokens: Any,
-    *,
-    config: Config,
-    dtype: Any,
-    attention: str = WRITTEN_OUT,
-) -> jax.Array:
-    """The text tower as a pure function: int32 `[B, T]` -> float32 `[B, D]`.
-
-    Args:
-      params: the "text" tree.
-      tokens: see `TextTower`.
-      config, dtype, attention: as for `encode_image`.
-    """
-    tower = TextTower(config, dtype, attention)
-    embeddings: Any = tower.apply({"params": params}, tokens)
-    return embeddings.astype("float32")
-
-
 def image_outputs(config: Config) -> dict[str, tuple[int, ...]]:
     """Returns the outputs of the image tower, see `outputs.py`, and their shapes."""
     c = config.vision
@@ -190,22 +142,18 @@ def encoder(
     Texts are short (16 tokens, mostly): no fused kernel is used for them. Several
     `outputs` of the image tower come side by side, see `outputs.joined`.
     """
-    fn: Callable[..., jax.Array]
-    if tower == "text":
-        fn, sizes, length = encode_text, config.text, config.context_length
+    text = tower == "text"
+    if text:
+        sizes, length = config.text, config.context_length
     else:
-        fn, sizes = encode_image, config.vision
+        sizes = config.vision
         length = (config.image_size // config.patch_size) ** 2 + 1
-    attention = preferred(
-        device,
-        dtype,
-        (length, sizes.heads, sizes.width // sizes.heads),
-        fused=tower != "text",
-    )
-    if tower != "text" and tuple(outputs) != (EMBEDDING,):
-        module = VisionTower(config, dtype, attention)
-        return functools.partial(joined, module, outputs=tuple(outputs))
-    return functools.partial(fn, config=config, dtype=dtype, attention=attention)
+    shape = (length, sizes.heads, sizes.width // sizes.heads)
+    attention = preferred(device, dtype, shape, fused=not text)
+    if text:
+        return functools.partial(embedded, TextTower(config, dtype, attention))
+    module = VisionTower(config, dtype, attention)
+    return functools.partial(joined, module, outputs=outputs)
 
 
 def param_shapes(config: Config, dtype: Any) -> dict[str, Any]:

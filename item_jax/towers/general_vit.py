@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -30,7 +30,7 @@ from item_jax.towers.general_vit_config import (
 )
 from item_jax.towers.general_vit_files import read_config
 from item_jax.towers.general_vit_keys import LAYOUTS
-from item_jax.towers.outputs import EMBEDDING, joined
+from item_jax.towers.outputs import EMBEDDING, embedded, joined
 from item_jax.towers.patches import normalised, patch_rows
 from item_jax.towers.pooling import attend_once
 from item_jax.towers.text_cleaning import CLEANINGS
@@ -48,8 +48,6 @@ __all__ = [
     "TOKENIZER_FILES",
     "Config",
     "digest_text",
-    "encode_image",
-    "encode_text",
     "encoder",
     "image_outputs",
     "load_tokenizer",
@@ -190,49 +188,6 @@ class TextTower(nn.Module):
         )(x)
 
 
-def encode_image(
-    params: Mapping[str, Any],
-    views: Any,
-    *,
-    config: Config,
-    dtype: Any,
-    attention: str = WRITTEN_OUT,
-) -> jax.Array:
-    """The image tower as a pure function: uint8 `[B, S, S, 3]` -> float32 `[B, D]`.
-
-    Args:
-      params: the "vision" tree.
-      views: uint8 `[B, S, S, 3]`.
-      config: the checkpoint's.
-      dtype: float32 (the reference) or bfloat16, of weights and activations; LayerNorm
-        statistics and softmax are float32 in both.
-      attention: an implementation, see `attention.attend`.
-    """
-    tower = VisionTower(config, dtype, attention)
-    embeddings: Any = tower.apply({"params": params}, views)
-    return embeddings.astype("float32")
-
-
-def encode_text(
-    params: Mapping[str, Any],
-    tokens: Any,
-    *,
-    config: Config,
-    dtype: Any,
-    attention: str = WRITTEN_OUT,
-) -> jax.Array:
-    """The text tower as a pure function: int32 `[B, T]` -> float32 `[B, D]`.
-
-    Args:
-      params: the "text" tree.
-      tokens: see `TextTower`.
-      config, dtype, attention: as for `encode_image`.
-    """
-    tower = TextTower(config, dtype, attention)
-    embeddings: Any = tower.apply({"params": params}, tokens)
-    return embeddings.astype("float32")
-
-
 def image_outputs(config: Config) -> dict[str, tuple[int, ...]]:
     """Returns the outputs of the image tower, see `outputs.py`, and their shapes.
 
@@ -263,18 +218,12 @@ def encoder(
     text = tower == "text"
     c = config.text.transformer if text else config.vision.transformer
     length = config.text.context_length if text else config.vision.tokens
-    attention = preferred(
-        device, dtype, (length, c.heads, c.width // c.heads), fused=not text
-    )
-    if not text and tuple(outputs) != (EMBEDDING,):
-        module = VisionTower(config, dtype, attention)
-        return functools.partial(joined, module, outputs=tuple(outputs))
-    return functools.partial(
-        encode_text if text else encode_image,
-        config=config,
-        dtype=dtype,
-        attention=attention,
-    )
+    shape = (length, c.heads, c.width // c.heads)
+    attention = preferred(device, dtype, shape, fused=not text)
+    if text:
+        return functools.partial(embedded, TextTower(config, dtype, attention))
+    module = VisionTower(config, dtype, attention)
+    return functools.partial(joined, module, outputs=outputs)
 
 
 def param_shapes(config: Config, dtype: Any) -> dict[str, Any]:

@@ -26,6 +26,21 @@ EMBEDDING = "embedding"
 Shapes = Mapping[str, tuple[int, ...]]
 
 
+def embedded(tower: nn.Module, params: Any, rows: Any) -> jax.Array:
+    """Runs a tower as a pure function.
+
+    Args:
+      tower: the module.
+      params: its tree.
+      rows: uint8 views `[B, S, S, 3]`, or int32 tokens `[B, T]`.
+
+    Returns:
+      float32 `[B, D]`, un-normalised.
+    """
+    embeddings: Any = tower.apply({"params": params}, rows)
+    return embeddings.astype(jnp.float32)
+
+
 def joined(
     tower: nn.Module, params: Any, views: Any, outputs: Sequence[str]
 ) -> jax.Array:
@@ -42,6 +57,8 @@ def joined(
     Returns:
       float32 `[B, sum of their sizes]`; `split` takes it apart.
     """
+    if tuple(outputs) == (EMBEDDING,):
+        return embedded(tower, params, views)
     embedding, state = tower.apply(
         {"params": params},
         views,

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from item_jax import choices, files
-from item_jax.sharding import ShardedFunction
+from item_jax.sharding import RowFunction, ShardedFunction
 from item_jax.towers.checkpoint import open_checkpoint, read_params
 from item_jax.towers.families import read_config
 from item_jax.towers.outputs import EMBEDDING, split
@@ -35,6 +35,8 @@ SHORT_NAMES = {
     "RN50x16": "timm/resnet50x16_clip.openai",
     "RN50x64": "timm/resnet50x64_clip.openai",
 }
+
+LONG_TEXT = "a " * 1000  # more tokens than any family's context
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -169,6 +171,18 @@ class Towers:
             )
         return self._encoders[key]
 
+    def function(self, tower: str, device: Any) -> RowFunction:
+        """Returns a tower as a pure function, `fn(params[tower], rows)`.
+
+        Args:
+          tower: "vision" or "text".
+          device: which it is written for; its `platform` may be one that no family
+            knows, for what every device can run.
+        """
+        return self._module.encoder(
+            tower, config=self.config, dtype=DTYPES[self.dtype], device=device
+        )
+
     @overload
     def encode_image(
         self, views: Any, *, outputs: None = None, **options: Any
@@ -238,6 +252,18 @@ class Towers:
         if not texts:
             return [], np.zeros(0, bool)
         return self._module.tokenize(self.tokenizer, texts, self.config)
+
+    def full_length(self, texts: Sequence[str]) -> np.ndarray:
+        """Returns token ids padded to the longest text that the tower takes.
+
+        Args:
+          texts: a list of at least one.
+
+        Returns:
+          int32 `[N, T]`.
+        """
+        rows, _ = self.tokenize([*texts, LONG_TEXT])
+        return self._module.pad_tokens(rows, self.config)[:-1]
 
     def encode_text(self, texts: Sequence[str], **options: Any) -> np.ndarray:
         """Embeds texts.

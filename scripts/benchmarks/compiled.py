@@ -7,11 +7,9 @@ and no measurement.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import importlib.util
-import os
-import re
+import itertools
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -19,75 +17,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from benchmarks.chips import (
+    COLLECTIVE,
+    CUDNN,
+    GPUS,
+    TPUS,
+    bytes_needed,
+    cycles,
+    topology,
+)
 from item_jax import config as config_lib
-from item_jax import heads, testing, training_loop
-from item_jax.towers import attention, clip_vit
+from item_jax import testing, training_loop
+from item_jax.towers import attention, clip_vit, outputs, transformer
 from item_jax.towers.transformer import TransformerConfig
 
-# libtpu reads them when it starts: it is not to look for the chips of this machine.
-QUIET = {
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Tpu:
-    """A kind of TPU.
-
-    Attributes:
-      host: the topology of one host.
-      clock: in Hz.
-      peak: FLOP/s of a chip in bfloat16.
-      memory: bytes of HBM of a chip.
-      cores: devices a chip.
-    """
-
-    host: str
-    clock: float
-    peak: float
-    memory: float
-    cores: int = 1
-
-
-# Peaks and memory: cloud.google.com/tpu/docs, system architecture. Clocks: the peak
-# over the operations a cycle of a chip's matrix units.
-TPUS = {
-    "v4": Tpu("v4:2x2x1", 1.05e9, 275e12, 32e9, cores=2),
-    "v5e": Tpu("v5e:2x2", 1.5e9, 197e12, 16e9),
-    "v5p": Tpu("v5p:2x2x1", 1.75e9, 459e12, 95e9),
-    "v6e": Tpu("v6e:2x2", 1.75e9, 918e12, 32e9),
-}
-
-# Facts of the cards, as NVIDIA publishes them, in XLA's words.
-GPU = """
-gpu_device_info {{
-  threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
-  shared_memory_per_core: 233472 threads_per_core_limit: 2048 core_count: 132
-  fpus_per_core: 128 block_dim_limit_x: 2147483647 block_dim_limit_y: 65535
-  block_dim_limit_z: 65535 memory_bandwidth: {bandwidth} l2_cache_size: 52428800
-  clock_rate_ghz: 1.98 device_memory_size: {memory}
-  shared_memory_per_block_optin: 232448 registers_per_core_limit: 65536
-  registers_per_block_limit: 65536
-  cuda_compute_capability {{ major: 9 minor: 0 }}
-}}
-platform_name: "CUDA"
-dnn_version_info {{ major: 9 minor: 10 }}
-device_description_str: "{name}"
-"""
-GPUS = {
-    "h100": dict(name="NVIDIA H100 80GB HBM3", bandwidth=3352 * 10**9, memory=80e9),
-    "h200": dict(name="NVIDIA H200", bandwidth=4800 * 10**9, memory=141e9),
-}
-
-COLLECTIVE = re.compile(
-    r" (all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)[-a-z]*\("
-)
+PREFERRED = "preferred"
 
 
 def run(arguments) -> Iterator[dict]:
@@ -111,11 +57,19 @@ def run(arguments) -> Iterator[dict]:
             )
             continue
         found = True
-        for size in arguments.sizes:
-            for batch in arguments.batches:
-                yield _tower("image", size, batch, target, arguments.blocks)
-            yield _tower("text", size, 256, target, arguments.blocks)
-        yield _head(target)
+        batches = {"image": arguments.batches, "text": [256]}
+        for size, tower in itertools.product(arguments.sizes, batches):
+            if tower not in arguments.programs:
+                continue
+            for rows, kernel in itertools.product(batches[tower], arguments.attention):
+                yield _tower(tower, size, rows, target, arguments.blocks, kernel)
+        if "block" in arguments.programs:
+            for size, rows, kernel in itertools.product(
+                arguments.sizes, arguments.batches, arguments.attention
+            ):
+                yield _block(size, rows, target, kernel)
+        if "head" in arguments.programs:
+            yield _head(target)
     if not found:
         raise SystemExit("none of the compilers is installed")
 
@@ -149,23 +103,13 @@ def config(size: str, blocks: int = 0) -> clip_vit.Config:
     )
 
 
-def topology(target: str) -> Any:
-    """Returns the description of a target: "v5e", a slice "v5e:16x16", or "h100"."""
-    kind = target.partition(":")[0]
-    if kind in GPUS:
-        card = GPUS[kind]
-        text = GPU.format(**card | {"memory": int(card["memory"])})
-        return topologies.get_topology_desc(
-            kind, "cuda", target_config=text, topology="1x1x1"
-        )
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    name = target if ":" in target else TPUS[kind].host
-    return topologies.get_topology_desc(platform="tpu", topology_name=name)
-
-
 def compile_tower(
-    tower: str, c: clip_vit.Config, rows: int, devices: Any, dtype: Any = jnp.bfloat16
+    tower: str,
+    c: clip_vit.Config,
+    rows: int,
+    devices: Any,
+    dtype: Any = jnp.bfloat16,
+    kernel: str = PREFERRED,
 ) -> Any:
     """Compiles a tower as `ShardedFunction` would, `rows` a device.
 
@@ -175,28 +119,72 @@ def compile_tower(
       rows: views, or texts of 77 tokens.
       devices: of a topology.
       dtype: of weights and activations.
+      kernel: an implementation of attention; `PREFERRED` is what the towers choose on
+        such a device.
     """
     branch = "vision" if tower == "image" else "text"
-    if devices[0].platform == "tpu":
+    if kernel == PREFERRED and devices[0].platform == "tpu":
         fn = clip_vit.encoder(branch, config=c, dtype=dtype, device=devices[0])
-    else:  # which kernel works there cannot be tried; cuDNN's is what should
-        kernel = "cudnn" if tower == "image" else attention.WRITTEN_OUT
-        fn = clip_vit.encode_image if tower == "image" else clip_vit.encode_text
-        fn = functools.partial(fn, config=c, dtype=dtype, attention=kernel)
-    mesh = Mesh(np.array(devices), ("data",))
-    everywhere, by_rows = PartitionSpec(), PartitionSpec("data")
-    params = jax.tree.map(
-        lambda s: jax.ShapeDtypeStruct(
-            s.shape, s.dtype, sharding=NamedSharding(mesh, everywhere)
-        ),
-        clip_vit.param_shapes(c, dtype)[branch],
-    )
+    else:
+        if kernel == PREFERRED:  # whether it works there cannot be tried; it should
+            kernel = "cudnn" if tower == "image" else attention.WRITTEN_OUT
+        module = clip_vit.VisionTower if tower == "image" else clip_vit.TextTower
+        fn = functools.partial(outputs.embedded, module(c, dtype, kernel))
     shape, kind = (c.image_size, c.image_size, 3), jnp.uint8
     if tower == "text":
         shape, kind = (c.context_length,), jnp.int32
-    batch = jax.ShapeDtypeStruct(
-        (rows * mesh.size, *shape), kind, sharding=NamedSharding(mesh, by_rows)
-    )
+    params = clip_vit.param_shapes(c, dtype)[branch]
+    batch = jax.ShapeDtypeStruct((rows * len(devices), *shape), kind)
+    return _compiled(fn, params, batch, devices)
+
+
+def compile_block(
+    c: clip_vit.Config,
+    rows: int,
+    devices: Any,
+    dtype: Any = jnp.bfloat16,
+    kernel: str = PREFERRED,
+) -> Any:
+    """Compiles one block of the image tower alone, in the layout that it has there.
+
+    Args:
+      c: configuration of the tower.
+      rows: sequences a device.
+      devices: of a topology.
+      dtype, kernel: as for `compile_tower`.
+    """
+    sizes, length = c.vision, (c.image_size // c.patch_size) ** 2 + 1
+    if kernel == PREFERRED and devices[0].platform != "tpu":
+        kernel = "cudnn"  # as in `compile_tower`
+    if kernel == PREFERRED:
+        shape = (length, sizes.heads, sizes.width // sizes.heads)
+        kernel = attention.preferred(devices[0], dtype, shape)
+    block = transformer.Block(sizes, False, dtype, kernel)
+
+    def fn(params, x):
+        return block.apply({"params": params}, x)
+
+    def sequences(length):
+        return jax.ShapeDtypeStruct((rows * len(devices), length, sizes.width), dtype)
+
+    x: Any = sequences(length)
+    if kernel == attention.HEADS_FIRST:
+        x = [sequences(n) for n in attention.pieces(length)]
+    params = jax.eval_shape(block.init, jax.random.key(0), x)["params"]
+    return _compiled(fn, params, x, devices)
+
+
+def _compiled(fn: Any, params: Any, batch: Any, devices: Any) -> Any:
+    """Compiles `fn(params, batch)` as `ShardedFunction` would, from shapes."""
+    mesh = Mesh(np.array(devices), ("data",))
+    everywhere, by_rows = PartitionSpec(), PartitionSpec("data")
+
+    def placed(tree, spec):
+        here = NamedSharding(mesh, spec)
+        return jax.tree.map(
+            lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here), tree
+        )
+
     sharded = jax.shard_map(
         fn,
         mesh=mesh,
@@ -204,69 +192,31 @@ def compile_tower(
         out_specs=by_rows,
         check_vma=False,
     )
-    return jax.jit(sharded).lower(params, batch).compile()
+    arguments = placed(params, everywhere), placed(batch, by_rows)
+    return jax.jit(sharded).lower(*arguments).compile()
 
 
 def flops(tower: str, c: clip_vit.Config) -> float:
     """Returns the operations one row needs, the last block for its one position."""
     sizes = c.vision if tower == "image" else c.text
-    width, hidden, length = sizes.width, sizes.mlp_width, c.context_length
+    width, length = sizes.width, c.context_length
     ends = 2 * width * c.embed_dim
     if tower == "image":
         length = (c.image_size // c.patch_size) ** 2 + 1
         ends += 2 * (length - 1) * 3 * c.patch_size**2 * width
-    row = 8 * width**2 + 4 * width * hidden + 4 * length * width
-    last = row + (length - 1) * 4 * width**2
-    return ends + (sizes.layers - 1) * length * row + last
+    last = block_flops(sizes, length) / length + (length - 1) * 4 * width**2
+    return ends + (sizes.layers - 1) * block_flops(sizes, length) + last
 
 
-def cycles(text: str) -> int:
-    """Returns the estimated cycles of a compiled TPU program, bodies of loops as often
-    as they run.
-
-    Each instruction carries an estimate. Asynchronous copies run beside the others and
-    are not in the sum.
-
-    Args:
-      text: of `compiled.as_text()`.
-
-    Raises:
-      ValueError: if the program does not say how often a loop runs.
-    """
-    blocks = dict(
-        (name, body)
-        for name, body in re.findall(
-            r"^(ENTRY|%[\w.\-]+)[^\n]*\{\n(.*?)^\}", text, re.MULTILINE | re.DOTALL
-        )
-    )
-
-    def of(name: str) -> int:
-        total = 0
-        for line in blocks[name].splitlines():
-            body = re.search(r" while\(.*body=(%[\w.\-]+)", line)
-            if body:
-                trips = re.search(r'known_trip_count[^}]*?"n":"(\d+)"', line)
-                if trips is None:
-                    raise ValueError(
-                        f"the loop {body[1]} does not say how often it runs"
-                    )
-                total += int(trips[1]) * of(body[1])
-                continue
-            estimate = re.search(r'"estimated_cycles":"(\d+)"', line)
-            total += int(estimate[1]) if estimate else 0
-        return total
-
-    return of("ENTRY")
+def block_flops(sizes: TransformerConfig, length: int) -> float:
+    """Returns the operations one sequence needs in a block."""
+    width, hidden = sizes.width, sizes.mlp_width
+    return length * (8 * width**2 + 4 * width * hidden + 4 * length * width)
 
 
-def bytes_needed(compiled: Any) -> int:
-    """Returns what a device must hold: arguments, results, temporaries, program."""
-    m = compiled.memory_analysis()
-    parts = (m.argument_size_in_bytes, m.output_size_in_bytes, m.temp_size_in_bytes)
-    return sum(parts) + m.generated_code_size_in_bytes - m.alias_size_in_bytes
-
-
-def _tower(tower: str, size: str, rows: int, target: str, blocks: int) -> dict:
+def _tower(
+    tower: str, size: str, rows: int, target: str, blocks: int, kernel: str
+) -> dict:
     """A row of a tower.
 
     With `blocks`, towers of so many blocks and one less are compiled and the others
@@ -276,7 +226,10 @@ def _tower(tower: str, size: str, rows: int, target: str, blocks: int) -> dict:
     layers = (whole.vision if tower == "image" else whole.text).layers
     devices = topology(target).devices
     counts = [blocks - 1, blocks] if 0 < blocks < layers else [layers]
-    programs = [compile_tower(tower, config(size, n), rows, devices) for n in counts]
+    programs = [
+        compile_tower(tower, config(size, n), rows, devices, kernel=kernel)
+        for n in counts
+    ]
     more = layers - counts[-1]
 
     def counted(values: list[int]) -> int:
@@ -294,6 +247,7 @@ def _tower(tower: str, size: str, rows: int, target: str, blocks: int) -> dict:
     row = {
         "program": f"{size} {tower}",
         "target": target,
+        "attention": kernel,
         "chips": len(devices) // cores,
         "blocks compiled": ", ".join(map(str, counts)) + f" of {layers}",
         "rows a chip": rows * cores,
@@ -311,40 +265,75 @@ def _tower(tower: str, size: str, rows: int, target: str, blocks: int) -> dict:
         "needed GB a chip": need * cores / 1e9,
         "memory GB a chip": available / 1e9,
         "collectives": len(COLLECTIVE.findall(text)),
-        "fused kernel": "cuDNN" if "__cudnn$fmha" in text else "none",
+        "fused kernel": "cuDNN" if CUDNN in text else "none",
     }
 
 
-def _head(target: str, rows: int = 80_000, width: int = 768) -> dict:
-    """A row of the head's epoch, on one device: batches of 128, float32."""
-    c = config_lib.default()
-    module = heads.make(c.head.name, hidden_dim=c.head.hidden_dim)
-    optimizer = optax.adamw(c.train.learning_rate, weight_decay=c.train.weight_decay)
-    epoch = functools.partial(
-        training_loop._epoch, module, optimizer, c.train.batch_size
-    )
-    device = topology(target).devices[0]
+def _block(size: str, rows: int, target: str, kernel: str) -> dict:
+    """A row of one block of the image tower, alone."""
+    c = config(size)
+    length = (c.image_size // c.patch_size) ** 2 + 1
+    devices = topology(target).devices
+    program = compile_block(c, rows, devices, kernel=kernel)
+    chip = TPUS.get(target.partition(":")[0])
+    cores = chip.cores if chip else 1
+    row = {
+        "program": f"{size} image, one block alone",
+        "target": target,
+        "attention": kernel,
+        "chips": len(devices) // cores,
+        "rows a chip": rows * cores,
+    }
+    if chip:
+        total = cycles(program.as_text())
+        rate = rows * cores * chip.clock / total
+        row |= {
+            "estimated cycles": total,
+            "estimated share of peak": rate * block_flops(c.vision, length) / chip.peak,
+        }
+    return row | {
+        "temporaries GB": program.memory_analysis().temp_size_in_bytes * cores / 1e9,
+        "collectives": len(COLLECTIVE.findall(program.as_text())),
+        "fused kernel": "cuDNN" if CUDNN in program.as_text() else "none",
+    }
+
+
+def compile_head(device: Any, rows: int = 80_000, width: int = 768) -> Any:
+    """Compiles an epoch of the head's training for one device: batches of 128, float32.
+
+    Args:
+      device: of a topology.
+      rows: training images.
+      width: of their misalignments.
+    """
+    recipe = training_loop.head_recipe(config_lib.default())
     here = jax.sharding.SingleDeviceSharding(device)
-
-    def placed(tree):
-        return jax.tree.map(
-            lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here), tree
-        )
-
-    features = jax.ShapeDtypeStruct((rows, width), jnp.float32)
+    data = {
+        "features": jax.ShapeDtypeStruct((rows, width), jnp.float32),
+        "labels": jax.ShapeDtypeStruct((rows,), jnp.int32),
+    }
     key = jax.eval_shape(lambda: jax.random.key(0))
-    params = jax.eval_shape(module.init, key, features)["params"]
-    state = params, jax.eval_shape(optimizer.init, params)
-    shapes = state, key, jax.ShapeDtypeStruct((), jnp.int32), features
-    labels = jax.ShapeDtypeStruct((rows,), jnp.int32)
-    program = jax.jit(epoch).lower(*placed((*shapes, labels))).compile()
+    variables = jax.eval_shape(recipe.init, key, data)
+    state = variables, jax.eval_shape(recipe.optimizer.init, variables["params"]), {}
+    epoch = jax.ShapeDtypeStruct((), jnp.int32)
+    arguments = jax.tree.map(
+        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here),
+        (state, key, epoch, data, {}),
+    )
+    one = functools.partial(training_loop._epoch, recipe)
+    return jax.jit(one).lower(*arguments).compile()
+
+
+def _head(target: str, rows: int = 80_000, width: int = 768) -> dict:
+    """A row of the head's epoch, on one device."""
+    program = compile_head(topology(target).devices[0], rows, width)
     kind = target.partition(":")[0]
     chip = TPUS.get(kind)
     row = {
         "program": f"head, an epoch of {rows:,} x {width}",
         "target": target,
         "chips": 1,
-        "rows a chip": c.train.batch_size,
+        "rows a chip": config_lib.default().train.batch_size,
     }
     if chip:
         try:

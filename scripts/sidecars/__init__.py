@@ -1,14 +1,16 @@
-"""Captions and boxes with PyTorch models: the sidecars of `item_jax`.
+"""Captions, boxes and error maps with PyTorch models: the sidecars of `item_jax`.
 
     python -m item_sidecars.caption    images -> captions.jsonl
     python -m item_sidecars.ground     images and captions -> objects.jsonl
+    python -m item_sidecars.reconstruct    images -> their error maps, for DIRE
 
-`caption` and `ground` are the programs; `run` is the loop they share, over shards on
-disk (`shards`), batches (`batches`) and processes (`ranks`). The models are in
-`captioners` and `grounders`, one file each, and load through `models`; `phrases` finds
-noun phrases, `boxes` selects what is stored.
+`caption`, `ground` and `reconstruct` are the programs; `run` is the loop they share,
+over shards on disk (`shards`), batches (`batches`) and processes (`ranks`). The models
+are in `captioners` and `grounders`, one file each, and load through `models`; `phrases`
+finds noun phrases, `boxes` selects what is stored.
 
-Nothing here imports JAX. PyTorch and transformers are imported when a model is loaded.
+Nothing here imports JAX. PyTorch, transformers and diffusers are imported when a model
+is loaded.
 """
 
 import sys

@@ -45,19 +45,21 @@ class Job:
 
 
 class Step(abc.ABC):
-    """What a sidecar does with images; `caption` and `ground` define one each.
+    """What a sidecar does with images; each program defines one.
 
     Attributes:
-      stage: "caption" or "ground".
+      stage: "caption", "ground" or "reconstruct".
       output: name of the merged file.
       columns: which of sha256, width and height go into a row.
       empty: the result of an image that failed.
+      words: whether results have words that a canary can be asked for.
     """
 
     stage: str
     output: str
     columns: tuple[str, ...]
     empty: Mapping[str, Any]
+    words: bool = True
 
     @abc.abstractmethod
     def prepare(self, image: np.ndarray, job: Job | None) -> Any:

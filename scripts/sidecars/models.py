@@ -260,9 +260,10 @@ def require(name: str, purpose: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as e:
+        command = installed.DIFFUSION if name == "diffusers" else installed.TORCH
         raise ValueError(
             f"{purpose} need {name}, which cannot be imported ({e}); install it with: "
-            f"{installed.TORCH}"
+            f"{command}"
         ) from e
 
 

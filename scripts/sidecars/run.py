@@ -1,4 +1,4 @@
-"""The run loop of both sidecars: shards of images through a model, safely.
+"""The run loop of all sidecars: shards of images through a model, safely.
 
 One process per GPU, and no communication between them: process r of n takes every n-th
 shard. After a kill at any moment, the same command continues, and the result has the
@@ -40,7 +40,7 @@ _EXPECTED = (
 
 
 def add_flags(parser: argparse.ArgumentParser, *, batch_size: int) -> None:
-    """Adds the options that both sidecars have."""
+    """Adds the options that all sidecars have."""
     run = parser.add_argument_group("run")
     run.add_argument("--out", required=True, type=Path, help="folder; resumes there")
     run.add_argument("--dtype", default="auto", choices=DTYPES)
@@ -92,8 +92,9 @@ def guarded(main: Callable[[Any], int], arguments: Any) -> int:
       arguments: its argument.
 
     Returns:
-      The status of `main`; 2 after an error, 130 after Ctrl-C, 143 after SIGTERM. With
-      the environment variable ITEM_JAX_TRACEBACK set, errors are raised instead.
+      The status of `main`; 2 after an error, 130 after Ctrl-C, 141 when the reader of
+      a pipe went away, 143 after SIGTERM. With the environment variable
+      ITEM_JAX_TRACEBACK set, errors are raised instead.
     """
 
     def terminate(*_: Any) -> None:
@@ -106,6 +107,9 @@ def guarded(main: Callable[[Any], int], arguments: Any) -> int:
         before = signal.signal(signal.SIGTERM, terminate)
     try:
         return main(arguments)
+    except BrokenPipeError:  # the reader of a pipe went away
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except _EXPECTED as e:
         if os.environ.get("ITEM_JAX_TRACEBACK"):
             raise
@@ -306,7 +310,7 @@ def _run_shard(
 
 def _check_canary(step: Step, arguments: argparse.Namespace, count: int) -> None:
     if not arguments.canary:
-        if count >= LONG_RUN:
+        if count >= LONG_RUN and step.words:
             say(
                 "no --canary: an image whose caption you know would show within "
                 "seconds that this model and these versions work"

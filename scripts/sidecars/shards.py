@@ -32,6 +32,7 @@ except ImportError:  # Windows has no flock; two writers of a shard go unnoticed
     fcntl = None  # type: ignore[assignment]
 
 SCHEMA = "item-sidecar/2"
+ROLES = ("captioner", "grounder", "reconstructor")
 STATUSES = ("done", "failed", "skipped")
 FSYNC_SECONDS = 30  # the most work that a power cut can lose; a kill loses no batch
 
@@ -81,7 +82,7 @@ def claim(out: Path, settings: Mapping[str, Any], **beside: Any) -> None:
             f"{rest}. Give another --out, or the settings of that run"
         )
     # Readers of a record look for the roles at the top.
-    roles = {k: settings[k] for k in ("captioner", "grounder") if k in settings}
+    roles = {k: settings[k] for k in ROLES if k in settings}
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     run = {**roles, "fingerprint": fingerprint, "settings": settings}
     files.write_json(path, run | {"started": started} | beside)

@@ -1,0 +1,97 @@
+"""DIRE: what a diffusion model cannot reconstruct (Wang et al., ICCV 2023).
+
+A ResNet-50 on error maps |x - x'|, where x' is the image after DDIM to noise and back:
+`scripts/reconstruct.py` makes the maps, once, and `--config.data.error_maps=FOLDER`
+names them. Settings of the authors' repository: those of `resnet50.py`, from ImageNet's
+weights (`--start`), on maps of 256 pixels, at most 400 epochs. Two differences: maps
+are PNGs, where the authors store those of JPEG files as JPEG; and a tenth of the
+training images decides when to stop.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from item_jax.embeddings import Embeddings
+from item_jax.methods import _network, _pictures, resnet50
+from item_jax.methods._classifier import Classifier
+
+
+class OnErrorMaps(Classifier):
+    """A classifier of error maps; its state says how those were made."""
+
+    def load(self, part: Embeddings) -> np.ndarray:
+        """Returns the maps of a part, uint8 `[n, size, size, 3]`."""
+        return _pictures.load(part.error_map, len(part), self.resize, self.size)
+
+    def fit_seeds(
+        self,
+        parts: Sequence[Embeddings],
+        config: ConfigDict,
+        seeds: Sequence[int],
+        **others: Any,
+    ) -> list[_network.State]:
+        """As `Classifier.fit_seeds`."""
+        states = super().fit_seeds(parts, config, seeds, **others)
+        made = _reconstruction(parts[0])
+        return [state | {"reconstruction": made} for state in states]
+
+    def score(self, state: _network.State, part: Embeddings) -> np.ndarray:
+        """Returns P(fake), float32 `[n]`.
+
+        Raises:
+          ValueError: for maps of another model or other steps than those trained on.
+        """
+        made, found = state["reconstruction"], _reconstruction(part)
+        different = [
+            name for name in {**made, **found} if made.get(name) != found.get(name)
+        ]
+        if different:
+            name = different[0]
+            raise ValueError(
+                f"the error maps were made with {name} {found.get(name)!r}, those "
+                f"trained on with {made.get(name)!r}"
+            )
+        return super().score(state, part)
+
+    def check(self, state: _network.State) -> None:
+        """As `Classifier.check`.
+
+        Raises:
+          ValueError: naming what does not fit.
+        """
+        if not isinstance(state.get("reconstruction"), dict):
+            raise ValueError("it does not say how the error maps were made")
+        super().check(state)
+
+
+def _reconstruction(part: Embeddings) -> dict[str, Any]:
+    """Model, revision, steps and size of the maps; not dtype and versions."""
+    maps = getattr(part.images, "error_maps", None)
+    if maps is None:
+        part.error_map(0)  # says what is missing
+    return {
+        name: maps.settings.get(name) for name in ("id", "revision", "steps", "size")
+    }
+
+
+def _on_maps(method: Classifier, **changes: Any) -> OnErrorMaps:
+    values = {f.name: getattr(method, f.name) for f in dataclasses.fields(Classifier)}
+    return OnErrorMaps(**values | {"NEEDS": ("error_maps",)} | changes)
+
+
+METHOD = _on_maps(
+    resnet50.METHOD,
+    name="dire",
+    DEFAULTS=resnet50.METHOD.DEFAULTS | {"train.epochs": 400},
+)
+small = _on_maps(resnet50.small, name="dire-small")
+
+NEEDS, SETTINGS, DEFAULTS = METHOD.NEEDS, METHOD.SETTINGS, METHOD.DEFAULTS
+START = METHOD.START
+fit, fit_seeds, score, check = METHOD.fit, METHOD.fit_seeds, METHOD.score, METHOD.check

@@ -1,0 +1,204 @@
+"""Data sets as other programs write them: tar shards, Parquet."""
+
+import io
+import json
+import pickle
+import tarfile
+
+import numpy as np
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from item_jax import testing
+from item_jax.datasets.dataset import open_dataset
+from item_jax.embed import embed_records
+from item_jax.images import ImageError
+from item_jax.records import Object
+
+
+def add(tar, name, content):
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Records and the bytes of their files."""
+    root = tmp_path_factory.mktemp("pictures")
+    records = testing.save_random_images(root)
+    return root, records, [(root / r.key).read_bytes() for r in records]
+
+
+@pytest.fixture(scope="module")
+def shards(pictures, tmp_path_factory):
+    """Two tar files as webdataset's writer makes them: members of a sample together."""
+    folder = tmp_path_factory.mktemp("shards")
+    _, records, content = pictures
+    for number in range(2):
+        with tarfile.open(folder / f"photos-{number:06d}.tar", "w") as tar:
+            for record, data in list(zip(records, content))[number::2]:
+                stem, _, ending = record.key.rpartition(".")
+                row = record.to_json() | {"width": 64, "caption": None}
+                add(tar, f"{stem}.cls", b"1" if record.label == "fake" else b"0")
+                add(tar, f"{stem}.json", json.dumps(row).encode())
+                add(tar, f"{stem}.{ending}", data)
+                add(tar, f"{stem}.txt", (record.caption or "").encode() + b"\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tables(pictures, tmp_path_factory):
+    """Two Parquet files as `datasets` writes them: Image, ClassLabel, row groups."""
+    folder = tmp_path_factory.mktemp("tables")
+    _, records, content = pictures
+    features = {"label": {"names": ["fake", "real"], "_type": "ClassLabel"}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    (folder / "data").mkdir()
+    for split in ("train", "test"):
+        rows = [
+            {
+                "image": {"bytes": data, "path": record.key.rpartition("/")[2]},
+                "label": ["fake", "real"].index(record.label),
+                "generator": record.generator,
+                "caption": record.caption,
+                "objects": [vars(o) | {"box": list(o.box)} for o in record.objects],
+                "aesthetic": 5.0,
+            }
+            for record, data in zip(records, content)
+            if record.split == split
+        ]
+        table = pyarrow.Table.from_pylist(rows).replace_schema_metadata(metadata)
+        name = f"{split}-00000-of-00001.parquet"
+        parquet.write_table(table, folder / "data" / name, row_group_size=5)
+    return folder
+
+
+def test_tar_shards_are_the_records_they_hold(pictures, shards, tmp_path):
+    _, records, content = pictures
+    data = open_dataset(shards)
+    assert len(data) == len(records)
+    expected = {r.key: (r, c) for r, c in zip(records, content)}
+    for i in range(len(data)):
+        record, own = expected[data.record(i).key]
+        assert data.record(i) == record
+        assert data.read(i) == own
+    one = open_dataset(shards / "photos-000001.tar")
+    assert len(one) == len(records) // 2
+    assert pickle.loads(pickle.dumps(data)).read(3) == data.read(3)
+    with pytest.raises(IndexError):
+        data.read(len(data))
+
+
+def test_parquet_is_the_records_it_holds(pictures, tables):
+    _, records, content = pictures
+    data = open_dataset(tables)
+    assert len(data) == len(records)
+    # Files come in the order of their names, and rows in theirs.
+    order = [r for s in ("test", "train") for r in records if r.split == s]
+    by_key = {r.key: c for r, c in zip(records, content)}
+    for i, record in enumerate(order):
+        found = data.record(i)
+        for name in ("label", "generator", "split", "caption", "objects"):
+            assert getattr(found, name) == getattr(record, name), name
+        assert data.read(i) == by_key[record.key]
+    assert data.record(0).key == "test-00000-of-00001/0"
+    assert len({data.record(i).key for i in range(len(data))}) == len(data)
+    again = pickle.loads(pickle.dumps(data))
+    assert [again.read(i) for i in (7, 0, 11)] == [data.read(i) for i in (7, 0, 11)]
+
+
+def test_embeddings_of_shards_are_those_of_the_folder(
+    pictures, shards, towers, config, tmp_path
+):
+    root, records, _ = pictures
+    folder = embed_records(records, towers, config, images=root, folder=tmp_path / "a")
+    found = embed_records(open_dataset(shards), towers, config, folder=tmp_path / "b")
+
+    def by_key(cache):
+        return {
+            row["key"]: emb
+            for part in cache.select()
+            for row, emb in zip(part.rows, part.image_emb)
+        }
+
+    expected, own = by_key(folder), by_key(found)
+    assert set(own) == set(expected) and len(own) == len(records)
+    for key, emb in own.items():
+        np.testing.assert_allclose(emb, expected[key], rtol=0, atol=1e-6)
+
+
+def damaged(shards, tmp_path, change):
+    path = tmp_path / "x.tar"
+    content = change((shards / "photos-000000.tar").read_bytes())
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda b: b[: len(b) // 2], "x.tar: "),
+        (lambda b: b"no tar at all" * 100, "not a whole, uncompressed tar"),
+        (lambda b: b.rstrip(b"\0"), "x.tar: "),
+        (lambda b: b"", "x.tar: "),
+    ],
+)
+def test_damaged_shards_are_refused(shards, tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        open_dataset(damaged(shards, tmp_path, change))
+
+
+@pytest.mark.parametrize(
+    "members, message",
+    [
+        ({"a.txt": b"x"}, "a: a sample has one image"),
+        ({"a.jpg": b"x", "a.png": b"x"}, "found jpg, png"),
+        ({"a.jpg": b"x", "b.jpg": b"x", "a.png": b"y"}, "a: is in .*x.tar too"),
+        ({"a.jpg": b"x", "a.cls": b"2"}, "a: label '2'"),
+        ({"a.jpg": b"x", "a.json": b"{"}, "a.json"),
+        ({"a.jpg": b"x", "a.json": b'{"objects": [{"phrase": ""}]}'}, "a: "),
+        ({}, "no sample"),
+    ],
+)
+def test_what_is_no_sample_is_refused_by_name(tmp_path, members, message):
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for name, content in members.items():
+            add(tar, name, content)
+    with pytest.raises(ValueError, match=message):
+        open_dataset(tmp_path)
+
+
+def write(path, **columns):
+    parquet.write_table(pyarrow.table(columns), path)
+    return path
+
+
+def test_what_is_no_table_of_images_is_refused_by_name(tmp_path):
+    path = tmp_path / "x.parquet"
+    with pytest.raises(ValueError, match="no column 'image', found text"):
+        open_dataset(write(path, text=["a"]))
+    with pytest.raises(ValueError, match="a.jpg: is there twice"):
+        open_dataset(write(path, image=[b"1", b"2"], key=["a.jpg", "a.jpg"]))
+    with pytest.raises(ValueError, match="x.parquet: x/0: label 7"):
+        open_dataset(write(path, image=[b"1"], label=[7]))
+    whole = write(path, image=[b"1", None], label=[0, 1]).read_bytes()
+    data = open_dataset(tmp_path)
+    assert [data.record(i).label for i in (0, 1)] == ["real", "fake"]
+    assert data.read(0) == b"1"
+    with pytest.raises(ImageError, match="has no image"):
+        data.read(1)
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="not a whole Parquet file"):
+        open_dataset(path)
+
+
+def test_folders_of_a_key_tell_what_a_shard_does_not(tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        add(tar, "test/sdv14/1_fake/17.jpg", b"x")
+        add(tar, "test/sdv14/1_fake/17.txt", "ein Hündchen".encode())
+    record = open_dataset(tmp_path).record(0)
+    assert (record.label, record.generator, record.split) == ("fake", "sdv14", "test")
+    assert record.caption == "ein Hündchen"
+    assert record.objects == () or isinstance(record.objects[0], Object)
