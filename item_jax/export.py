@@ -269,7 +269,8 @@ def _head(method: FittedMethod, image: np.ndarray, text: np.ndarray) -> Program:
 
 def _flat(tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
     flat = flax.traverse_util.flatten_dict(tree, sep=".")
-    return {name: np.asarray(value) for name, value in sorted(flat.items())}
+    # safetensors writes the memory of an array, whatever its strides.
+    return {k: np.ascontiguousarray(value) for k, value in sorted(flat.items())}
 
 
 def _unflattened(fn: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
@@ -287,7 +288,9 @@ def _lowered(program: Program) -> jax.export.Exported:
     )
     sizes = dict(zip(letters, jax.export.symbolic_shape(", ".join(letters))))
     arguments = [
-        jax.ShapeDtypeStruct(tuple(sizes.get(n, n) for n in shape), dtype)
+        jax.ShapeDtypeStruct(
+            tuple(sizes[n] if isinstance(n, str) else n for n in shape), dtype
+        )
         for shape, dtype in program.inputs.values()
     ]
     params = {

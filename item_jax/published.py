@@ -7,9 +7,10 @@ weights defines `START`, whose, and its `fit_seeds` takes `start=`.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -22,7 +23,8 @@ from item_jax.fitted import FittedMethod
 NEEDS = ("from_weights", "PUBLISHED")
 
 
-class Start(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Start:
     """Weights that a training starts from.
 
     Attributes:

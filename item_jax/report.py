@@ -91,8 +91,8 @@ def write(
     shown = pictures or {}
     summary = results.summary
     sections: list[tuple[str, str, str]] = []
-    for name, heading, body in SECTIONS:
-        content = _figures(results) if body is None else body(summary, notes)
+    for name, heading, made in SECTIONS:
+        content = _figures(results) if made is None else made(summary, notes)
         if content:
             sections.append((name, heading, content))
     if paper:

@@ -130,7 +130,7 @@ def _rows(path: Path) -> Iterator[list[dict[str, Any]]]:
 
 def _class_names(schema: Any) -> list[str]:
     """The names of a `datasets.ClassLabel`, as the library stores them."""
-    stored = (schema.metadata or {}).get(b"huggingface")
+    stored = (schema.metadata or {}).get(b"huggingface", b"")
     try:
         return json.loads(stored)["info"]["features"]["label"].get("names") or []
     except (ValueError, KeyError, TypeError, AttributeError):

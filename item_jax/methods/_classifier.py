@@ -107,7 +107,8 @@ class Classifier:
         Raises:
           ValueError: if those weights do not fit the network, naming what.
         """
-        data, held_out = self._pictures(parts), {}
+        data = self._pictures(parts)
+        held_out: dict[str, Any] = {}
         stopping = None
         if self.stopping is not None:
             data, held_out = _network.held_out(data)
@@ -173,7 +174,8 @@ class Classifier:
     def logits(self, variables: Any, pictures: jax.Array) -> jax.Array:
         """Returns logits of the middle of pictures."""
         x = self.scale(_pictures.centred(pictures, self.test))
-        return self.network.apply(_own(variables), x)
+        logits: Any = self.network.apply(_own(variables), x)
+        return logits
 
     def _accuracy(self, variables: Any, rows: Any) -> jax.Array:
         """The share of pictures, or patches, on the right side; a batch at a time."""

@@ -118,7 +118,7 @@ class Block(nn.Module):
             "bias", nn.initializers.truncated_normal(0.02),
             ((2 * side - 1) ** 2, self.heads),
         )  # fmt: skip
-        places = np.stack(np.mgrid[:side, :side], -1).reshape(-1, 2)
+        places = np.moveaxis(np.mgrid[:side, :side], 0, -1).reshape(-1, 2)
         away = places[:, None] - places + side - 1  # [L, L, 2]
         number = away[..., 0] * (2 * side - 1) + away[..., 1]
         return jnp.moveaxis(table[number], -1, 0)
@@ -217,26 +217,26 @@ def started(
             }
     flat = dict(variables["params"])
     # `filled` sees one storey: the layers of blocks by dotted names.
-    for block, own in nested.items():
-        inner = dict(flat.pop(block))
+    for place, own in nested.items():
+        inner = dict(flat.pop(place))
         bias = tensors.get(
-            f"layers.{block.replace('_', '.blocks.')}.attn.relative_position_bias_table"
+            f"layers.{place.replace('_', '.blocks.')}.attn.relative_position_bias_table"
         )
         if bias is None or _network.shapes({"": bias}) != _network.shapes(
             {"": inner["bias"]}
         ):
-            raise ValueError(f"the relative position bias of block {block} differs")
-        flat[f"{block}.bias"] = jnp.asarray(bias, jnp.float32)
-        flat |= {f"{block}.{name}": inner[name] for name in own}
-        layers |= {f"{block}.{name}": theirs for name, theirs in own.items()}
+            raise ValueError(f"the relative position bias of block {place} differs")
+        flat[f"{place}.bias"] = jnp.asarray(bias, jnp.float32)
+        flat |= {f"{place}.{name}": inner[name] for name in own}
+        layers |= {f"{place}.{name}": theirs for name, theirs in own.items()}
     ignored = ("head.",)
     rest = {n: t for n, t in tensors.items() if "relative_position_bias" not in n}
     found = _start.filled({"params": flat}, layers, rest, ignored=ignored)["params"]
     params: dict[str, Any] = {}
     for name, value in found.items():
-        block, dot, inner = name.partition(".")
+        place, dot, inner_name = name.partition(".")
         if dot:
-            params.setdefault(block, {})[inner] = value
+            params.setdefault(place, {})[inner_name] = value
         else:
-            params[block] = value
+            params[place] = value
     return {"params": params}

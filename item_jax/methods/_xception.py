@@ -13,6 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from item_jax.methods import _start
 
@@ -193,15 +194,13 @@ def started(
     for name in names:
         kernel = variables["params"][f"{name}conv1"]["kernel"]
         times = kernel.shape[2] // 3
-        first = {"conv1.weight": tensors.get("conv1.weight")}
-        if first["conv1.weight"] is not None:
-            # Their sum over channels stays what it was.
-            spread = jnp.tile(first["conv1.weight"], (1, times, 1, 1)) / times
+        first = {}
+        if "conv1.weight" in tensors:  # their sum over channels stays what it was
+            spread = np.tile(tensors["conv1.weight"], (1, times, 1, 1)) / times
             first = {"conv1.weight": spread}
-        own = _start.filled(
+        found = _start.filled(
             found, _layers(name), {**tensors, **first}, ignored=("fc.",)
         )
-        found = own
     return found
 
 

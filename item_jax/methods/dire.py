@@ -75,6 +75,7 @@ def _reconstruction(part: Embeddings) -> dict[str, Any]:
     maps = getattr(part.images, "error_maps", None)
     if maps is None:
         part.error_map(0)  # says what is missing
+    assert maps is not None
     return {
         name: maps.settings.get(name) for name in ("id", "revision", "steps", "size")
     }
@@ -88,7 +89,7 @@ def _on_maps(method: Classifier, **changes: Any) -> OnErrorMaps:
 METHOD = _on_maps(
     resnet50.METHOD,
     name="dire",
-    DEFAULTS=resnet50.METHOD.DEFAULTS | {"train.epochs": 400},
+    DEFAULTS={**resnet50.METHOD.DEFAULTS, "train.epochs": 400},
 )
 small = _on_maps(resnet50.small, name="dire-small")
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -43,7 +44,7 @@ class Network(nn.Module):
     @nn.compact
     def __call__(self, x, train: bool = False, valid: jax.Array | None = None):
         norm = _xception.norms(train, valid)
-        own = {"channels": self.channels}
+        own: Any = {"channels": self.channels}
         fad = decomposed(x, self.masks(picture_bands(x.shape[1]), "fad_masks"))
         lfs = statistics(x, self.masks(window_bands(), "lfs_masks"))
         fad = _xception.stem(fad, norm, "fad_", **own)
@@ -62,7 +63,7 @@ class Network(nn.Module):
     def masks(self, bands: np.ndarray, name: str) -> jax.Array:
         """Fixed masks plus learned ones in (-1, 1), `[K, S, S]`."""
         learned = self.param(name, nn.initializers.normal(0.1), bands.shape)
-        return bands.astype(np.float32) + 2 * jax.nn.sigmoid(learned) - 1
+        return jnp.asarray(bands, jnp.float32) + 2 * jax.nn.sigmoid(learned) - 1
 
     def mixed(self, fad: jax.Array, lfs: jax.Array, norm: _xception.Norm, name: str):
         """Each stream plus what the other one shows where the two agree."""
@@ -183,7 +184,7 @@ small = dataclasses.replace(
     size=64,
     crop=64,
     test=64,
-    DEFAULTS=METHOD.DEFAULTS | {"train.epochs": 10, "train.batch_size": 64},
+    DEFAULTS={**METHOD.DEFAULTS, "train.epochs": 10, "train.batch_size": 64},
     START="",
 )
 

@@ -76,7 +76,7 @@ small = dataclasses.replace(
     size=64,
     crop=56,
     test=64,
-    DEFAULTS=METHOD.DEFAULTS | {"train.epochs": 10},
+    DEFAULTS={**METHOD.DEFAULTS, "train.epochs": 10},
 )
 
 NEEDS, SETTINGS, DEFAULTS = METHOD.NEEDS, METHOD.SETTINGS, METHOD.DEFAULTS

@@ -81,7 +81,7 @@ small = dataclasses.replace(
     size=64,
     crop=64,
     test=64,
-    DEFAULTS=METHOD.DEFAULTS | {"train.epochs": 10},
+    DEFAULTS={**METHOD.DEFAULTS, "train.epochs": 10},
 )
 
 NEEDS, SETTINGS, DEFAULTS = METHOD.NEEDS, METHOD.SETTINGS, METHOD.DEFAULTS

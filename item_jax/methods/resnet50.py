@@ -43,7 +43,7 @@ small = dataclasses.replace(
     size=64,
     crop=56,
     test=64,
-    DEFAULTS=METHOD.DEFAULTS | {"train.epochs": 20, "train.learning_rate": 1e-3},
+    DEFAULTS={**METHOD.DEFAULTS, "train.epochs": 20, "train.learning_rate": 1e-3},
     START="",
 )
 

@@ -64,7 +64,7 @@ small = dataclasses.replace(
     size=64,
     crop=56,
     test=56,
-    DEFAULTS=METHOD.DEFAULTS | {"train.epochs": 20, "train.learning_rate": 1e-3},
+    DEFAULTS={**METHOD.DEFAULTS, "train.epochs": 20, "train.learning_rate": 1e-3},
     START="",
 )
 
