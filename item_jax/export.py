@@ -270,7 +270,7 @@ def _head(method: FittedMethod, image: np.ndarray, text: np.ndarray) -> Program:
 def _flat(tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
     flat = flax.traverse_util.flatten_dict(tree, sep=".")
     # safetensors writes the memory of an array, whatever its strides.
-    return {k: np.ascontiguousarray(value) for k, value in sorted(flat.items())}
+    return {k: np.asarray(value, order="C") for k, value in sorted(flat.items())}
 
 
 def _unflattened(fn: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
