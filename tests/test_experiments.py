@@ -330,6 +330,11 @@ def test_an_artefact_is_written_whole(tmp_path):
     assert sorted(p.suffix for p in tmp_path.iterdir()) == [".json", ".md"]
 
 
+def test_lines_of_a_picture_can_be_told_apart():
+    styles = {tuple(drawing._style(k).values()) for k in range(21)}
+    assert len(styles) == 21
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", experiments.NAMES)
 def test_every_experiment_can_be_drawn(study, name):

@@ -75,10 +75,6 @@ def dots(artefact: Artefact) -> Figure:
     figure, axis = plt.subplots(figsize=(7, height), layout="constrained")
     step = 0.7 / max(1, len(lines))
     for k, line in enumerate(lines):
-        style: dict[str, Any] = {
-            "color": PALETTE[k % len(PALETTE)],
-            "marker": MARKS[k % len(MARKS)],
-        }
         found = [(j, cells.get((line, c))) for j, c in enumerate(columns)]
         known = [(j, row) for j, row in found if row and row.get(name) is not None]
         place = np.array([j for j, _ in known]) + (k - (len(lines) - 1) / 2) * step
@@ -91,7 +87,7 @@ def dots(artefact: Artefact) -> Figure:
             markersize=4,
             elinewidth=1,
             label=textwrap.fill(line, 44),
-            **style,
+            **_style(k),
         )
     axis.set_yticks(np.arange(len(columns)), columns, fontsize=8)
     axis.set_ylim(len(columns) - 0.5, -0.5)
@@ -139,11 +135,11 @@ def severities(artefact: Artefact) -> Figure:
                 x,
                 value,
                 yerr=_whiskers(value, [row for _, row in found], name),
-                color=PALETTE[k % len(PALETTE)],
-                marker=MARKS[k % len(MARKS)],
                 markersize=4,
                 linewidth=1,
+                linestyle="--" if k >= len(PALETTE) else "-",
                 label=method,
+                **_style(k),
             )
         axis.set_title(panel, fontsize=9)
         axis.set_xticks(range(4), ["clean", "1", "2", "3"], fontsize=8)
@@ -196,6 +192,15 @@ def scatter(artefact: Artefact) -> Figure:
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8)
     return figure
+
+
+def _style(k: int) -> dict[str, Any]:
+    """Colour and mark of the k-th line; where colours begin again, marks differ."""
+    again = 3 * (k // len(PALETTE))
+    return {
+        "color": PALETTE[k % len(PALETTE)],
+        "marker": MARKS[(k + again) % len(MARKS)],
+    }
 
 
 def _cells(artefact: Artefact) -> dict[tuple[str, str], Row]:
