@@ -62,18 +62,30 @@ class Embeddings:
             )
         return self.images(self.rows[i]["key"])
 
+    @property
+    def error_maps(self) -> Any:
+        """The error maps of the images by key, an `item_jax.error_maps.ErrorMaps`.
+
+        Raises:
+          ValueError: if they were not given along.
+        """
+        maps = getattr(self.images, "error_maps", None)
+        if maps is None:
+            raise ValueError(
+                "a method that reads error maps needs them: scripts/reconstruct.py "
+                "makes them, and --config.data.error_maps=FOLDER names them, of train, "
+                "evaluate and paper; in Python set the cache's `images` to "
+                "item_jax.pixels.Pictures(data, cache.embedding, maps)"
+            )
+        return maps
+
     def error_map(self, i: int) -> np.ndarray:
-        """Returns the error map of image i, uint8 `[S, S, 3]`; see `error_maps`.
+        """Returns the error map of image i, uint8 `[S, S, 3]`.
 
         Raises:
           ValueError: if maps were not given along, or it cannot be read.
         """
-        if not hasattr(self.images, "error_map"):
-            raise ValueError(
-                "a method that reads error maps was given none: set the cache's "
-                "`images` to item_jax.pixels.Pictures(data, cache.embedding, maps)"
-            )
-        return self.images.error_map(self.rows[i]["key"])
+        return self.error_maps(self.rows[i]["key"])
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Returns the arrays by name, as a shard stores them."""

@@ -19,7 +19,7 @@ from item_jax.budget import IN_FLIGHT
 from item_jax.cache import EmbeddingCache
 from item_jax.datasets import dataset
 from item_jax.datasets.dataset import Dataset
-from item_jax.error_maps import MAKE, ErrorMaps
+from item_jax.error_maps import ErrorMaps
 from item_jax.pipeline import altered
 
 
@@ -63,20 +63,6 @@ class Pictures:
             raise ValueError(f"no image {files.printable(key)!r} in the data") from e
         except images.ImageError as e:
             raise ValueError(f"image {files.printable(key)!r}: {e}") from e
-
-    def error_map(self, key: str) -> np.ndarray:
-        """Returns the error map of an image, uint8 `[S, S, 3]`.
-
-        Raises:
-          ValueError: if there are no maps, or none of this image.
-        """
-        if self.error_maps is None:
-            raise ValueError(
-                f"a method that reads error maps needs them: {MAKE}, and "
-                "--config.data.error_maps=FOLDER names them, of train, evaluate and "
-                "paper"
-            )
-        return self.error_maps(key)
 
     def check(self, cache: EmbeddingCache) -> None:
         """Makes sure that a cache was made of these records.

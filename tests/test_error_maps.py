@@ -151,7 +151,7 @@ def test_maps_of_other_images_are_refused(maps, tmp_path, photos):
     none = np.zeros((0, 1))
     key = {"key": photos[1][0].key}
     part = Embeddings([key], none, none, none, none, np.zeros(2, np.int64))
-    with pytest.raises(ValueError, match="reads error maps was given none"):
+    with pytest.raises(ValueError, match="reads error maps needs them"):
         part.error_map(0)
     pictures = Pictures(RecordList(photos[1], photos[0]), embedding)
     part = dataclasses.replace(part, images=pictures)

@@ -70,7 +70,7 @@ def execute(notebook, folder, **settings):
     )
     try:
         client.execute()
-    finally:  # what commands said is in no exception
+    finally:  # the output of commands is not part of the exception
         outputs = [o for cell in notebook.cells for o in cell.get("outputs", [])]
         said = "".join(o.get("text", "") for o in outputs)
         print(said)

@@ -24,7 +24,7 @@ from item_jax.records import Record
 IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif", "avif")
 TEXTS = {"txt": "caption", "cls": "label"}
 LARGEST_TEXT = 2**24
-"""Bytes of a member that is no image."""
+"""The most bytes a text or JSON member may have; images may be larger."""
 
 BLOCK = 512  # of a tar file, POSIX.1-1988
 

@@ -72,13 +72,8 @@ class OnErrorMaps(Classifier):
 
 def _reconstruction(part: Embeddings) -> dict[str, Any]:
     """Model, revision, steps and size of the maps; not dtype and versions."""
-    maps = getattr(part.images, "error_maps", None)
-    if maps is None:
-        part.error_map(0)  # says what is missing
-    assert maps is not None
-    return {
-        name: maps.settings.get(name) for name in ("id", "revision", "steps", "size")
-    }
+    settings = part.error_maps.settings
+    return {name: settings.get(name) for name in ("id", "revision", "steps", "size")}
 
 
 def _on_maps(method: Classifier, **changes: Any) -> OnErrorMaps:

@@ -2,8 +2,8 @@
 
 The stages are four processes: `caption.py`, `ground.py`, `item-jax index`, and
 `item-jax predict --records`, which embeds, scores and draws. The one command runs the
-same captioner and grounder, then once more when it knows what they have said. On 50
-images of the miniature world, with its own captioner and detector, and a head fitted
+same captioner and grounder; a second run finds their answers in the cache. On 50 images
+of the miniature world, with its own captioner and detector, and a head fitted
 here. NLTK's tagger needs its data (scripts/README.md).
 """
 
