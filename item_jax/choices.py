@@ -67,6 +67,7 @@ def resolve(
     *,
     needs: Sequence[str] = (),
     attribute: str = "",
+    inside: str = "",
 ) -> Any:
     """Finds what a name refers to.
 
@@ -78,17 +79,23 @@ def resolve(
         whose modules are the choices.
       needs: the attributes it must have.
       attribute: of an outside module given without `:name`; "" is the module itself.
+      inside: an attribute that is taken instead of the thing where it has it.
 
     Raises:
       ValueError: for an unknown name, with the nearest; for a module that cannot be
         imported or lacks something, with what was tried.
     """
+
+    def complete(thing: Any) -> Any:
+        found = getattr(thing, inside, thing) if inside else thing
+        return _complete(what, found, repr(name), needs)
+
     if not isinstance(name, str):
-        return _complete(what, name, repr(name), needs)
+        return complete(name)
     known = modules(table) if isinstance(table, str) else list(table)
     if name in known:
         if isinstance(table, str):
-            return importlib.import_module(f"{table}.{name}")
+            return complete(importlib.import_module(f"{table}.{name}"))
         return table[name]
     path, _, member = name.partition(":")
     bare = "." not in path and not member
@@ -105,7 +112,7 @@ def resolve(
                 f"{what} {name!r}: {path} has no {part!r}; {nearest(part, dir(found))}"
             )
         found = getattr(found, part)
-    return _complete(what, found, repr(name), needs)
+    return complete(found)
 
 
 def importable(path: str) -> bool:

@@ -22,7 +22,8 @@ and, where it makes sense,
 
 `parts` are the labelled `Embeddings` of the training set, `part` some others. A method
 is fitted once, saved as a folder (`item_jax.fitted`), and scored on any cache. It is
-found by its file name here, or as `package.module[:name]`.
+found by its file name here, or as `package.module[:name]`; a module may have the method
+as its `METHOD` instead of being it.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ def get(name: Any) -> Any:
       ValueError: for an unknown name, with the nearest one, or something that is not a
         method, with what it lacks.
     """
-    found = choices.resolve("method", name, __name__, needs=("NEEDS", "fit", "score"))
+    found = choices.resolve(
+        "method", name, __name__, needs=("NEEDS", "fit", "score"), inside="METHOD"
+    )
     for need in found.NEEDS:
         choices.check(f"NEEDS of method {name!r}:", need, (*ARRAYS, PIXELS, ERROR_MAPS))
     return found

@@ -25,7 +25,3 @@ half = dataclasses.replace(
 small = dataclasses.replace(
     resnet50.small, name="cnndet-small", augment=_augment.blur_and_jpeg(0.1)
 )
-
-NEEDS, SETTINGS, DEFAULTS = METHOD.NEEDS, METHOD.SETTINGS, METHOD.DEFAULTS
-START = METHOD.START
-fit, fit_seeds, score, check = METHOD.fit, METHOD.fit_seeds, METHOD.score, METHOD.check

@@ -87,7 +87,3 @@ METHOD = _on_maps(
     DEFAULTS={**resnet50.METHOD.DEFAULTS, "train.epochs": 400},
 )
 small = _on_maps(resnet50.small, name="dire-small")
-
-NEEDS, SETTINGS, DEFAULTS = METHOD.NEEDS, METHOD.SETTINGS, METHOD.DEFAULTS
-START = METHOD.START
-fit, fit_seeds, score, check = METHOD.fit, METHOD.fit_seeds, METHOD.score, METHOD.check

@@ -187,7 +187,3 @@ small = dataclasses.replace(
     DEFAULTS={**METHOD.DEFAULTS, "train.epochs": 10, "train.batch_size": 64},
     START="",
 )
-
-NEEDS, SETTINGS, DEFAULTS = METHOD.NEEDS, METHOD.SETTINGS, METHOD.DEFAULTS
-START = METHOD.START
-fit, fit_seeds, score, check = METHOD.fit, METHOD.fit_seeds, METHOD.score, METHOD.check

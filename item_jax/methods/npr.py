@@ -78,6 +78,3 @@ small = dataclasses.replace(
     test=64,
     DEFAULTS={**METHOD.DEFAULTS, "train.epochs": 10},
 )
-
-NEEDS, SETTINGS, DEFAULTS = METHOD.NEEDS, METHOD.SETTINGS, METHOD.DEFAULTS
-fit, fit_seeds, score, check = METHOD.fit, METHOD.fit_seeds, METHOD.score, METHOD.check

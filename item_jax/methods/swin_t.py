@@ -67,7 +67,3 @@ small = dataclasses.replace(
     DEFAULTS={**METHOD.DEFAULTS, "train.epochs": 20, "train.learning_rate": 1e-3},
     START="",
 )
-
-NEEDS, SETTINGS, DEFAULTS = METHOD.NEEDS, METHOD.SETTINGS, METHOD.DEFAULTS
-START = METHOD.START
-fit, fit_seeds, score, check = METHOD.fit, METHOD.fit_seeds, METHOD.score, METHOD.check
