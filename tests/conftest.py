@@ -1,6 +1,7 @@
 """Strict settings for every test, and the small things many of them need."""
 
 import os
+from pathlib import Path
 
 # Before JAX starts: eight emulated devices, and nothing from the network.
 os.environ["XLA_FLAGS"] = (
@@ -9,6 +10,12 @@ os.environ["XLA_FLAGS"] = (
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
+# Most of the time went to compiling the same small programs, in every process again.
+# With a limit JAX locks the folder, which the processes of a test share.
+COMPILED = Path(__file__).parent.parent / ".pytest_cache" / "compiled"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
+os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2**32))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
@@ -31,7 +38,8 @@ pytest_plugins = [
 # These start many programs. They come first, so that no test process is left with one
 # of them when the other has finished.
 LONGEST = (
-    *("test_main.py", "test_sidecar_runs.py", "test_outside.py", "test_distributed.py"),
+    *("test_main.py", "test_sidecar_runs.py", "test_experiments.py", "test_outside.py"),
+    *("test_open_clip.py", "test_pixel_rivals.py", "test_distributed.py"),
     *("test_towers.py", "test_training_loop.py", "test_tfds.py", "test_pipeline.py"),
 )
 

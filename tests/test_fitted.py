@@ -16,6 +16,7 @@ from item_jax.cache import EmbeddingCache
 from item_jax.datasets.dataset import RecordList
 from item_jax.embed import embed_records
 from item_jax.fitted import FittedMethod, load_seeds
+from item_jax.methods._classifier import Classifier
 from item_jax.pixels import Pictures
 from item_jax.train import fit_method, training_set
 
@@ -44,8 +45,11 @@ def head(data, tmp_path):
     return tmp_path / "head"
 
 
-NETWORKS_ON_PIXELS = {"npr", "resnet50"}  # in the slow lane: test_pixel_rivals.py
-
+# Networks on pixels are trained at small sizes, by test_pixel_rivals.py and
+# test_error_maps.py.
+ON_CACHED_FEATURES = [
+    name for name in methods.names() if not isinstance(methods.get(name), Classifier)
+]
 
 # The others are fitted here in the slow lane; test_rivals.py compares them with theirs.
 QUICK = {"item", "tidy", "cosine", "image", "constant", "nearest", "unifd"}
@@ -55,7 +59,7 @@ QUICK = {"item", "tidy", "cosine", "image", "constant", "nearest", "unifd"}
     "name",
     [
         pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
-        for name in sorted(set(methods.names()) - NETWORKS_ON_PIXELS)
+        for name in ON_CACHED_FEATURES
     ],
 )
 def test_every_method_is_fitted_saved_and_scored_anywhere(name, data, tmp_path):
