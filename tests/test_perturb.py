@@ -186,7 +186,11 @@ def test_blur_is_scipys_filter_channel_by_channel(severity):
     for channel in range(3):
         plane = expected[:, :, channel]
         gaussian_filter(plane, output=plane, sigma=severity)
-    np.testing.assert_array_equal(perturb(CHINA, "blur", severity), expected)
+    found = perturb(CHINA, "blur", severity)
+    away = abs(found.astype(int) - expected)
+    # The last bit of scipy's weights depends on the CPU, ours does not: the digests
+    # below are those of any machine.
+    assert away.max() <= 1 and away.mean() < 1e-3
 
 
 def test_blur_of_a_point_has_the_width_of_the_table():
