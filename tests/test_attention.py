@@ -1,5 +1,7 @@
 """Attention: against the equation, against JAX's own, and the ladder of kernels."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -93,6 +95,30 @@ def test_the_first_token_stands_beside_where_that_saves_a_tile():
     assert {n: attention.pieces(n) for n in lengths} == lengths
 
 
+def test_parts_that_stand_apart_anyway_are_not_joined():
+    cls, patches = jnp.zeros((2, 1, 8)), jnp.ones((2, 256, 8))
+    apart = transformer.arranged([cls, patches], attention.HEADS_FIRST)
+    assert apart[0] is cls and apart[1] is patches
+    [whole] = transformer.arranged([cls, patches], attention.WRITTEN_OUT)
+    again = transformer.arranged([whole], attention.HEADS_FIRST)
+    assert [x.shape[1] for x in again] == [1, 256]
+    np.testing.assert_array_equal(again[1], patches)
+    [short] = transformer.arranged([cls, patches[:, :49]], attention.HEADS_FIRST)
+    assert short.shape == (2, 50, 8)
+
+
+def test_one_position_is_taken_out_of_any_piece():
+    x = np.random.default_rng(0).normal(size=(2, 6, 4)).astype(np.float32)
+    parts = jnp.split(jnp.asarray(x), [1, 4], axis=1)
+    for row in range(6):
+        expected = x[:, row : row + 1]
+        np.testing.assert_array_equal(attention.take(parts, row), expected)
+        rows = jnp.full(2, row, jnp.int32)
+        np.testing.assert_array_equal(attention.take(parts, rows), expected)
+    with pytest.raises(ValueError, match="no position 6: the pieces have 6"):
+        attention.take(parts, 6)
+
+
 class Blocks(nn.Module):
     """Two blocks with the whole of `transformer.pooled_blocks`."""
 
@@ -103,7 +129,7 @@ class Blocks(nn.Module):
     def __call__(self, x, row):
         config = transformer.TransformerConfig(32, 2, 2, 64, "gelu", 1e-5)
         return transformer.pooled_blocks(
-            x,
+            transformer.arranged([x], self.attention),
             row,
             config,
             causal=self.causal,
@@ -114,23 +140,26 @@ class Blocks(nn.Module):
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("length", [9, 129])
-def test_blocks_heads_first_are_the_blocks(causal, length):
+@pytest.mark.parametrize("same", [False, True])
+def test_blocks_heads_first_are_the_blocks(causal, length, same):
     """The same parameters, the same numbers; 129 positions are 1 and 128."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, length, 32)).astype(np.float32)
-    row = np.array([0, length - 2], np.int32)
+    row = 0 if same else np.array([0, length - 2], np.int32)
     written_out = Blocks(causal, attention.WRITTEN_OUT)
     heads_first = Blocks(causal, attention.HEADS_FIRST)
-    shapes, same = (
-        jax.eval_shape(blocks.init, jax.random.key(0), x, row)
+    shapes, others = (
+        jax.eval_shape(functools.partial(blocks.init, row=row), jax.random.key(0), x)
         for blocks in (written_out, heads_first)
     )
-    assert shapes == same
+    assert shapes == others
     params = jax.tree.map(
         lambda p: 0.2 * rng.normal(size=p.shape).astype(np.float32), shapes
     )
-    found = jax.jit(heads_first.apply)(params, x, row)
-    expected = jax.jit(written_out.apply)(params, x, row)
+    found, expected = (
+        jax.jit(functools.partial(blocks.apply, row=row))(params, x)
+        for blocks in (heads_first, written_out)
+    )
     np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5)
 
 

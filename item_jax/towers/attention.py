@@ -36,6 +36,9 @@ HEADS_FIRST = "heads_first"
 # as 384: one too many stands beside the others.
 LANES = 128
 
+# The one position of each sequence that is needed: int32 `[B]`, or the same in all.
+Row = jax.Array | int
+
 # Largest difference between the two on values of size 1, in bfloat16 (8 bits, and
 # sums in another order). A wrong scale or layout is off by 1 or so.
 TOLERANCE = 0.05
@@ -48,7 +51,7 @@ def attend(
     *,
     causal: bool,
     implementation: Any = WRITTEN_OUT,
-    row: jax.Array | None = None,
+    row: Row | None = None,
 ) -> jax.Array:
     """Softmax attention, its softmax in float32.
 
@@ -57,8 +60,8 @@ def attend(
       causal: whether a position sees only itself and those before it.
       implementation: `WRITTEN_OUT`, `ONE_BY_ONE`, or one of
         `jax.nn.dot_product_attention`; `HEADS_FIRST` is `attend_heads_first`.
-      row: int32 `[B]`, the one position of each sequence that is needed. That is a
-        small product, which needs no kernel: it is always written out.
+      row: the one position that is needed. That is a small product, which needs no
+        kernel: it is always written out.
 
     Returns:
       `[B, T, H, d]`, or `[B, 1, H, d]` with `row`.
@@ -75,8 +78,7 @@ def attend(
         )
     position = jnp.arange(k.shape[1])[None]
     if row is not None:
-        position = row[:, None]
-        q = jnp.take_along_axis(q, row[:, None, None, None], axis=1)
+        position, q = _position(row), take([q], row)
     # Heads first: both products are then over contiguous matrices.
     q, k, v = (x.transpose(0, 2, 1, 3) for x in (q, k, v))
     h = _attend_rows(q, [k], [v], position if causal else None)
@@ -89,7 +91,7 @@ def attend_heads_first(
     v: Sequence[jax.Array],
     *,
     causal: bool,
-    row: jax.Array | None = None,
+    row: Row | None = None,
 ) -> list[jax.Array]:
     """The same attention in a TPU's layout, over sequences that are cut into pieces.
 
@@ -103,7 +105,7 @@ def attend_heads_first(
       The pieces of the queries, `[B, H, T_i, d]`.
     """
     if row is not None:
-        positions = [row[:, None]]
+        positions = [_position(row)]
     else:
         starts = itertools.accumulate((x.shape[2] for x in q), initial=0)
         positions = [jnp.arange(x.shape[2])[None] + i for x, i in zip(q, starts)]
@@ -168,6 +170,26 @@ def _attend_rows(
     if with_ones:
         h, total = h[..., :-1], h[..., -1:]
     return (h / total).astype(q.dtype)
+
+
+def take(parts: Sequence[jax.Array], row: Row) -> jax.Array:
+    """Returns one position of sequences: `[B, T_i, ...]`, in turn, to `[B, 1, ...]`."""
+    if not isinstance(row, int):
+        whole = parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1)
+        return jnp.take_along_axis(
+            whole, row.reshape(-1, *[1] * (whole.ndim - 1)), axis=1
+        )
+    start = 0
+    for part in parts:
+        if row < start + part.shape[1]:
+            return part[:, row - start : row - start + 1]
+        start += part.shape[1]
+    raise ValueError(f"no position {row}: the pieces have {start}")
+
+
+def _position(row: Row) -> jax.Array:
+    """Returns int32 `[B or 1, 1]`."""
+    return jnp.full((1, 1), row) if isinstance(row, int) else row[:, None]
 
 
 def pieces(length: int) -> list[int]:

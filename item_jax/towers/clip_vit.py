@@ -25,7 +25,7 @@ from item_jax.towers.clip_vit_config import Config, digest_text, read_config
 from item_jax.towers.clip_vit_keys import LAYOUTS
 from item_jax.towers.outputs import EMBEDDING, embedded, joined
 from item_jax.towers.patches import normalised, patch_rows
-from item_jax.towers.transformer import LayerNorm, dense, pooled_blocks
+from item_jax.towers.transformer import LayerNorm, arranged, dense, pooled_blocks
 
 __all__ = [
     "LAYOUTS",
@@ -70,12 +70,11 @@ class VisionTower(nn.Module):
         pos = self.param(
             "position_embedding", normal, (side * side + 1, width), self.dtype
         )
-        x = jnp.concatenate([cls, x], axis=1) + pos[None]
-        x = LayerNorm(c.vision.eps, self.dtype, name="ln_pre")(x)
-        cls_row = jnp.zeros(batch, jnp.int32)
+        parts = arranged([cls + pos[None, :1], x + pos[None, 1:]], self.attention)
+        ln_pre = LayerNorm(c.vision.eps, self.dtype, name="ln_pre")
         x = pooled_blocks(
-            x,
-            cls_row,
+            [ln_pre(part) for part in parts],
+            0,
             c.vision,
             causal=False,
             dtype=self.dtype,
@@ -108,7 +107,7 @@ class TextTower(nn.Module):
         x = table[tokens] + pos[None, : tokens.shape[1]]
         eos = jnp.argmax(tokens == c.eos_token_id, axis=1).astype(jnp.int32)
         x = pooled_blocks(
-            x,
+            arranged([x], self.attention),
             eos,
             c.text,
             causal=True,

@@ -38,6 +38,7 @@ from item_jax.towers.transformer import (
     ACTIVATIONS,
     LayerNorm,
     TransformerConfig,
+    arranged,
     dense,
     pooled_blocks,
     whole_blocks,
@@ -108,22 +109,26 @@ class VisionTower(nn.Module):
         x = normalised(views, config.image_mean, config.image_std, self.dtype)
         x = patch_rows(x, c.patch_size)
         x = dense(width, self.dtype, name="patch_embedding", use_bias=c.patch_bias)(x)
+        shape = (c.tokens, width)
+        pos = self.param("position_embedding", normal, shape, self.dtype)[None]
         if c.class_token:
             cls = self.param("class_embedding", normal, (width,), self.dtype)
             cls = jnp.broadcast_to(cls, (batch, 1, width))
-            x = jnp.concatenate([cls, x], axis=1)
-        shape = (c.tokens, width)
-        x = x + self.param("position_embedding", normal, shape, self.dtype)[None]
+            parts = [cls + pos[:, :1], x + pos[:, 1:]]
+        else:
+            parts = [x + pos]
+        parts = arranged(parts, self.attention)
         if c.ln_pre:
-            x = LayerNorm(c.transformer.eps, self.dtype, name="ln_pre")(x)
-        x = self._pooled(x, c)
+            ln_pre = LayerNorm(c.transformer.eps, self.dtype, name="ln_pre")
+            parts = [ln_pre(part) for part in parts]
+        x = self._pooled(parts, c)
         if c.projection:
             x = dense(config.embed_dim, self.dtype, name="projection", use_bias=False)(
                 x
             )
         return x
 
-    def _pooled(self, x: jax.Array, c: VisionConfig) -> jax.Array:
+    def _pooled(self, parts: list[jax.Array], c: VisionConfig) -> jax.Array:
         blocks: dict[str, Any] = {
             "causal": False,
             "dtype": self.dtype,
@@ -131,9 +136,8 @@ class VisionTower(nn.Module):
         }
         ln_post = LayerNorm(c.transformer.eps, self.dtype, name="ln_post")
         if c.pool == "class":  # the LayerNorm is of each position by itself
-            row = jnp.zeros(len(x), jnp.int32)
-            return ln_post(pooled_blocks(x, row, c.transformer, **blocks))
-        x = whole_blocks(x, c.transformer, **blocks)
+            return ln_post(pooled_blocks(parts, 0, c.transformer, **blocks))
+        x = whole_blocks(parts, c.transformer, **blocks)
         if not c.ln_after_pool:
             x = ln_post(x)
         if c.pool == "attention":
@@ -166,11 +170,11 @@ class TextTower(nn.Module):
         )
         x = table[tokens] + pos[None, : tokens.shape[1]]
         if c.eos_token_id is None:
-            row = jnp.full(len(x), tokens.shape[1] - 1, jnp.int32)
+            row: Any = tokens.shape[1] - 1
         else:
             row = jnp.argmax(tokens == c.eos_token_id, axis=1).astype(jnp.int32)
         x = pooled_blocks(
-            x,
+            arranged([x], self.attention),
             row,
             blocks,
             causal=c.causal,

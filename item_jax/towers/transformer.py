@@ -8,6 +8,7 @@ compiling takes as long.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -18,11 +19,13 @@ import numpy as np
 from item_jax.towers.attention import (
     HEADS_FIRST,
     WRITTEN_OUT,
+    Row,
     attend,
     attend_heads_first,
     pieces,
     precision,
     product,
+    take,
 )
 
 ACTIVATIONS = {
@@ -83,21 +86,20 @@ class Block(nn.Module):
     attention: str
 
     @nn.compact
-    def __call__(self, x: Any, row: jax.Array | None = None) -> Any:
-        """Maps `[B, T, width]` to itself.
+    def __call__(self, x: list[jax.Array], row: Row | None = None) -> list[jax.Array]:
+        """Maps sequences to sequences of the same shape.
 
         Args:
-          x: `[B, T, width]`; for `attention.HEADS_FIRST` a list of pieces
-            `[B, T_i, width]`, and so is the result.
-          row: int32 `[B]`, the one position of each sequence whose output is needed;
-            the result is then `[B, 1, width]`.
+          x: their pieces `[B, T_i, width]`, see `arranged`.
+          row: the one position of each sequence whose output is needed; the result is
+            then one piece `[B, 1, width]`.
         """
         if self.attention == HEADS_FIRST:
             return self._heads_first(x, row)
         return self._whole(x, row)
 
-    def _whole(self, x: jax.Array, row: jax.Array | None) -> jax.Array:
-        c = self.config
+    def _whole(self, whole: list[jax.Array], row: Row | None) -> list[jax.Array]:
+        c, [x] = self.config, whole
         batch, length, width = x.shape
         h = LayerNorm(c.eps, self.dtype, name="ln_1")(x)
         qkv = dense(3 * width, self.dtype, name="qkv")(h)
@@ -110,24 +112,22 @@ class Block(nn.Module):
         )
         h = h.reshape(batch, -1, width)
         if row is not None:
-            x = _take(x, row)
-        [x] = self._mlp([x + dense(width, self.dtype, name="out")(h)])
-        return x
+            x = take([x], row)
+        return self._mlp([x + dense(width, self.dtype, name="out")(h)])
 
-    def _heads_first(self, x: list[jax.Array], row: jax.Array | None) -> Any:
+    def _heads_first(self, x: list[jax.Array], row: Row | None) -> list[jax.Array]:
         c = self.config
         norm = LayerNorm(c.eps, self.dtype, name="ln_1")
         qkv = HeadsFirst(c.heads, self.dtype, name="qkv")
         normed = [norm(piece) for piece in x]
         k, v = ([qkv(piece, i) for piece in normed] for i in (1, 2))
         if row is not None:
-            x = [_take(jnp.concatenate(x, axis=1), row)]
+            x = [take(x, row)]
             normed = [norm(x[0])]
         q = [qkv(piece, 0) for piece in normed]
         h = attend_heads_first(q, k, v, causal=self.causal, row=row)
         out = FromHeads(c.width, self.dtype, name="out")
-        x = self._mlp([piece + out(y) for piece, y in zip(x, h)])
-        return x[0] if row is not None else x
+        return self._mlp([piece + out(y) for piece, y in zip(x, h)])
 
     def _mlp(self, x: list[jax.Array]) -> list[jax.Array]:
         c = self.config
@@ -154,14 +154,15 @@ class HeadsFirst(nn.Module):
         """Maps `[B, T, W]` to part 0 or 1 (q, k), `[B, H, T, d]`, or to part 2 (v),
         `[B, H, T, d + 1]`.
         """
-        width = x.shape[-1]
-        shape = (3, self.heads, width // self.heads)
-        init = nn.initializers
+        width, init = x.shape[-1], nn.initializers
         kernel = self.param(
             "kernel", init.lecun_normal(), (width, 3 * width), self.dtype
-        ).reshape(width, *shape)[:, part]
+        )
         bias = self.param("bias", init.zeros, (3 * width,), self.dtype)
-        bias = bias.reshape(shape)[part]
+        # Cut first, shaped then: the other way round the compiler turns all of it.
+        own, shape = slice(part * width, (part + 1) * width), (self.heads, -1)
+        kernel = kernel[:, own].reshape(width, *shape)
+        bias = bias[own].reshape(shape)
         if part == 2:
             kernel = jnp.pad(kernel, [(0, 0), (0, 0), (0, 1)])
             bias = jnp.pad(bias, [(0, 0), (0, 1)], constant_values=1)
@@ -188,11 +189,6 @@ class FromHeads(nn.Module):
         return y + bias
 
 
-def _take(x: jax.Array, row: jax.Array) -> jax.Array:
-    """Returns one position of each sequence: `[B, T, width]` -> `[B, 1, width]`."""
-    return jnp.take_along_axis(x, row[:, None, None], axis=1)
-
-
 def dense(features: int, dtype: Any, *, name: str, use_bias: bool = True) -> nn.Dense:
     """Returns a linear layer with weights and activations of one dtype."""
     return nn.Dense(
@@ -206,9 +202,29 @@ def dense(features: int, dtype: Any, *, name: str, use_bias: bool = True) -> nn.
     )
 
 
+def arranged(parts: Sequence[jax.Array], attention: str) -> list[jax.Array]:
+    """Returns consecutive parts of sequences in the pieces that blocks take.
+
+    A class token that is to stand beside the patches never gets among them: a TPU's
+    compiler would choose the layout of the whole tower for cutting it off.
+
+    Args:
+      parts: `[B, T_i, width]`.
+      attention: an implementation, see `attention.attend`.
+    """
+    lengths = [part.shape[1] for part in parts]
+    wanted = [sum(lengths)]
+    if attention == HEADS_FIRST:
+        wanted = pieces(sum(lengths))
+    if lengths == wanted:
+        return list(parts)
+    whole = jnp.concatenate(parts, axis=1)
+    return jnp.split(whole, np.cumsum(wanted)[:-1], axis=1)
+
+
 def pooled_blocks(
-    x: jax.Array,
-    row: jax.Array,
+    x: list[jax.Array],
+    row: Row,
     config: TransformerConfig,
     *,
     causal: bool,
@@ -221,8 +237,8 @@ def pooled_blocks(
     is exact.
 
     Args:
-      x: `[B, T, width]`.
-      row: int32 `[B]`, the position to return of each sequence.
+      x: pieces `[B, T_i, width]`, `arranged` for the attention.
+      row: the position to return of each sequence.
       config: the transformer's sizes.
       causal: whether a position sees only itself and those before it.
       dtype: of weights and activations.
@@ -231,16 +247,16 @@ def pooled_blocks(
     Returns:
       `[B, width]`.
     """
-    h = _cut(x, attention)
     for i in range(config.layers):
         last = i == config.layers - 1
         block = Block(config, causal, dtype, attention, name=f"block_{i}")
-        h = block(h, row if last else None)
-    return h[:, 0]
+        x = block(x, row if last else None)
+    [pooled] = x
+    return pooled[:, 0]
 
 
 def whole_blocks(
-    x: jax.Array,
+    x: list[jax.Array],
     config: TransformerConfig,
     *,
     causal: bool,
@@ -249,17 +265,11 @@ def whole_blocks(
 ) -> jax.Array:
     """Applies all blocks, inside a compact Linen method; all positions are pooled.
 
-    Args and return value as for `pooled_blocks`, but for `row`: `[B, T, width]` to
-    itself.
+    Args as for `pooled_blocks`, but for `row`.
+
+    Returns:
+      `[B, T, width]`.
     """
-    h = _cut(x, attention)
     for i in range(config.layers):
-        h = Block(config, causal, dtype, attention, name=f"block_{i}")(h)
-    return jnp.concatenate(h, axis=1) if attention == HEADS_FIRST else h
-
-
-def _cut(x: jax.Array, attention: str) -> Any:
-    """Returns `[B, T, width]` as blocks take it: for `HEADS_FIRST` in pieces."""
-    if attention != HEADS_FIRST:
-        return x
-    return jnp.split(x, np.cumsum(pieces(x.shape[1]))[:-1], axis=1)
+        x = Block(config, causal, dtype, attention, name=f"block_{i}")(x)
+    return x[0] if len(x) == 1 else jnp.concatenate(x, axis=1)

@@ -164,12 +164,13 @@ def compile_block(
     def fn(params, x):
         return block.apply({"params": params}, x)
 
-    def sequences(length):
-        return jax.ShapeDtypeStruct((rows * len(devices), length, sizes.width), dtype)
-
-    x: Any = sequences(length)
+    lengths = [length]
     if kernel == attention.HEADS_FIRST:
-        x = [sequences(n) for n in attention.pieces(length)]
+        lengths = attention.pieces(length)
+    x = [
+        jax.ShapeDtypeStruct((rows * len(devices), n, sizes.width), dtype)
+        for n in lengths
+    ]
     params = jax.eval_shape(block.init, jax.random.key(0), x)["params"]
     return _compiled(fn, params, x, devices)
 
