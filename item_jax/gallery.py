@@ -19,7 +19,7 @@ from item_jax import evidence, files, images
 from item_jax.cache import EmbeddingCache
 from item_jax.datasets.dataset import Dataset
 from item_jax.fitted import FittedMethod
-from item_jax.plots import COLOURS
+from item_jax.plots import EFFECT_COLOURS
 from item_jax.results import Results
 
 PICTURES = 240
@@ -229,7 +229,7 @@ def data(results: Results, shown: Mapping[int, Picture]) -> dict[str, Any]:
             str(i): _picture(picture, list(results.scores))
             for i, picture in shown.items()
         },
-        "colours": COLOURS,
+        "colours": EFFECT_COLOURS,
         "effects": evidence.EFFECTS,
     }
 

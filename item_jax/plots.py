@@ -31,8 +31,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Blue and orange of Okabe and Ito's palette: distinguishable with any colour vision.
-# Grey is for what has no effect, visible on light and dark.
-COLOURS = {"real": "#0072B2", "fake": "#E69F00", "none": "#8a8f96"}
+COLOURS = {"real": "#0072B2", "fake": "#E69F00"}
+
+EFFECT_COLOURS = COLOURS | {"none": "#8a8f96"}
+"""By what a part does to a score; the grey is visible on light and dark."""
 
 
 def cosines(parts: Iterable[Embeddings]) -> Figure:
@@ -107,7 +109,7 @@ def auc_bars(results: Mapping[str, Any]) -> Figure:
     told = {n: m for n, m in results["methods"].items() if tells(m)}
     sideways = len(names) > SIDEWAYS
     thick = 0.25 + 0.12 * len(told)  # inches, of the bars of a generator
-    size = (7, 1.2 + thick * len(names)) if sideways else (2.4 + 1.6 * len(names), 3)
+    size = (7, 1.2 + thick * len(names)) if sideways else (2.2 + 1.2 * len(names), 3.2)
     figure, axis = plt.subplots(figsize=size)
     width = 0.8 / max(1, len(told))
     for k, (title, method) in enumerate(told.items()):
@@ -256,7 +258,7 @@ def _draw_bars(axis, p_fake: float, names, values, effects, rows: np.ndarray) ->
     centres = np.cumsum(rows) - rows / 2
     begin = logit(p_fake)
     ends = np.array([logit(value) for value in values])
-    colours = [COLOURS[name] for name in effects]
+    colours = [EFFECT_COLOURS[name] for name in effects]
     axis.barh(centres, ends - begin, 0.16, left=begin, color=colours)
     axis.scatter(ends, centres, 30, color=colours, zorder=3)
     for centre, end, value in zip(centres, ends, values):
@@ -273,7 +275,7 @@ def _draw_bars(axis, p_fake: float, names, values, effects, rows: np.ndarray) ->
     axis.set_yticks(centres, names, fontsize=9.5, ha="right")
     axis.set_ylim(rows.sum(), 0)
     axis.legend(
-        handles=[Patch(color=COLOURS[name], label=TOLD[name]) for name in TOLD],
+        handles=[Patch(color=EFFECT_COLOURS[name], label=TOLD[name]) for name in TOLD],
         fontsize=9,
         frameon=False,
         loc="upper center",
@@ -351,7 +353,9 @@ def _draw_boxes(
         before = begun[round(x1, 1), round(y1, 1)]
         begun[round(x1, 1), round(y1, 1)] += 1
         line: Any = (0, (4, 4)) if before else "-"
-        box = Rectangle(corner, *size, fill=False, ec=COLOURS[name], lw=2.5, ls=line)
+        box = Rectangle(
+            corner, *size, fill=False, ec=EFFECT_COLOURS[name], lw=2.5, ls=line
+        )
         axis.add_patch(box)
         axis.annotate(
             str(number),
@@ -361,7 +365,7 @@ def _draw_boxes(
             fontsize=9.5,
             color="black",
             va="top",
-            bbox={"facecolor": "white", "edgecolor": COLOURS[name], "pad": 1.5},
+            bbox={"facecolor": "white", "edgecolor": EFFECT_COLOURS[name], "pad": 1.5},
         )
 
 

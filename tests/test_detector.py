@@ -173,7 +173,7 @@ def test_evidence_is_coloured_and_long_phrases_stay_whole():
     left, right = figure.axes
     found = [to_hex(p.get_edgecolor()).upper() for p in left.patches]
     assert found[:2] == [plots.COLOURS["fake"], plots.COLOURS["real"]]
-    assert found[2] == plots.COLOURS["none"].upper()
+    assert found[2] == plots.EFFECT_COLOURS["none"].upper()
     labels = [t.get_text() for t in right.get_yticklabels()]
     said = " ".join(labels[3].replace("\\$", "$").split())
     assert phrase.strip() in said

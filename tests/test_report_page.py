@@ -168,6 +168,10 @@ def test_it_is_accessible_and_fits(opened, page_file, axe, scheme, size):
     # axe-core is a program from outside, which the page's own policy would stop.
     page = opened(page_file, scheme=scheme, size=size, bypass_csp=True)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.evaluate(  # captions wrap where their tables scroll
+        "[...document.querySelectorAll('caption span')]"
+        ".every((each) => each.getBoundingClientRect().right <= innerWidth)"
+    )
     page.evaluate(axe)
     for state in ("page", "detail"):
         if state == "detail":
