@@ -319,7 +319,7 @@ def _draw_scale(axis, p_fake: float, values, threshold: float | None) -> None:
             ha="center",
         )
     ticks = [p for p in TICKS if low - margin < logit(p) < high + margin]
-    gap = (high - low + 2 * margin) / 9
+    gap = (high - low + 2 * margin) / 7
     kept: list[float] = []
     for p in sorted(ticks, key=TICKS.index):
         if all(abs(logit(p) - logit(other)) > gap for other in kept):
