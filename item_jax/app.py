@@ -15,14 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from item_jax import files, images, installed, plots
+from item_jax import evidence, files, images, installed, plots
 from item_jax.detector import ItemDetector
 from item_jax.evidence import Explanation
+from item_jax.fitted import FittedMethod
 from item_jax.records import Object
 from item_jax.sidecar_runs import Request, check_installed
 
 BOX = ("phrase", "x1", "y1", "x2", "y2")
-PARTS = ("without", "cosine", "P(fake)")
+PARTS = ("without", "effect", "cosine", "P(fake)")
 
 INTRODUCTION = (
     "Is this image AI-generated? The image is compared with its caption, and each "
@@ -171,7 +172,7 @@ def _judge(detector: ItemDetector, request: Request) -> Callable[..., Any]:
             # The visitor reads it; a traceback would only fill the log.
             said = html.escape(files.printable(e))
             raise gradio.Error(said, title="Not judged", print_exception=False) from e
-        drawn = draw(explanation, image)
+        drawn = draw(explanation, image, detector.method)
         p = explanation.prediction
         return (
             verdict_html(detector, explanation),
@@ -250,8 +251,16 @@ def explain(
     return found
 
 
-def draw(explanation: Explanation, image: str | Path) -> np.ndarray:
-    """Returns the picture of the evidence, uint8 `[H, W, 3]`."""
+def draw(
+    explanation: Explanation, image: str | Path, method: FittedMethod | None = None
+) -> np.ndarray:
+    """Returns the picture of the evidence, uint8 `[H, W, 3]`.
+
+    Args:
+      explanation: of `explain`.
+      image: path of the file.
+      method: that judged, to be named in the picture.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -260,7 +269,7 @@ def draw(explanation: Explanation, image: str | Path) -> np.ndarray:
     path = Path(image)
     pixels = images.read_image(path.parent, path.name)
     step = max(1, -(-max(pixels.shape[:2]) // SIDE))
-    figure = plots.evidence(pixels[::step, ::step], explanation)
+    figure = plots.evidence(pixels[::step, ::step], explanation, method)
     figure.set_dpi(120)
     canvas: Any = figure.canvas  # of Agg
     canvas.draw()
@@ -271,18 +280,23 @@ def draw(explanation: Explanation, image: str | Path) -> np.ndarray:
 
 
 def rows(explanation: Explanation) -> list[list[str]]:
-    """Returns the table of parts: what, its cosine, and P(fake) without it."""
+    """Returns the table of parts: what, its effect, its cosine, P(fake) without it."""
     p = explanation.prediction
-    out = [["nothing: as it is", f"{p.cosine:+.3f}", f"{p.p_fake:.3f}"]]
-    for name, value in (
-        ("the whole image", explanation.p_fake_without_global),
-        ("all objects", explanation.p_fake_without_objects),
-    ):
-        if value is not None and explanation.objects:
-            out.append([name, "", f"{value:.3f}"])
-    for part in explanation.objects:
-        phrase = files.printable(part.object.phrase)
-        out.append([phrase, f"{part.cosine:+.3f}", f"{part.p_fake_without:.3f}"])
+    out = [["nothing: as it is", "", f"{p.cosine:+.3f}", f"{p.p_fake:.3f}"]]
+    parts: list[tuple[str, str, float | None]] = []
+    if explanation.objects:
+        parts = [
+            (evidence.WHOLE, "", explanation.p_fake_without_global),
+            (evidence.OBJECTS, "", explanation.p_fake_without_objects),
+        ]
+    parts += [
+        (files.printable(o.object.phrase), f"{o.cosine:+.3f}", o.p_fake_without)
+        for o in evidence.shown(explanation.objects)
+    ]
+    for name, cosine, value in parts:
+        if value is not None and p.p_fake is not None:
+            does = evidence.EFFECTS[evidence.effect(p.p_fake, value)]
+            out.append([name, does, cosine, f"{value:.3f}"])
     return out
 
 

@@ -7,6 +7,7 @@ has just embedded, a report on a cache.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +17,23 @@ from item_jax.fitted import FittedMethod
 from item_jax.methods import item
 from item_jax.misalignment import cosine
 from item_jax.records import Object
+
+NOTICEABLE = 0.05
+"""A part has no effect if the logit of P(fake), the log of its odds, changes by less
+without it: 5% of the odds, 0.012 of P(fake) near 0.5. The logit and not P(fake), which
+near 0 and 1 hardly moves, whatever a part does."""
+
+SUREST = 1e-6
+"""Nearer to 0 and 1 a probability in float32 has too few digits for a logit."""
+
+EFFECTS = {"fake": "towards fake", "real": "towards real", "none": "no effect"}
+"""What a part may do to a score, and how it is said."""
+
+WHOLE = "the caption against the whole image"
+"""What a person reads for the global part of a score."""
+
+OBJECTS = "all objects"
+"""What a person reads for the local part."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +96,36 @@ class Explanation:
     p_fake_without_global: float | None
     p_fake_without_objects: float | None
     objects: tuple[ObjectEvidence, ...]
+
+
+def logit(p: float) -> float:
+    """Returns the log of the odds of a probability, between -13.8 and 13.8."""
+    p = min(max(p, SUREST), 1 - SUREST)
+    return math.log(p / (1 - p))
+
+
+def effect(p_fake: float, without: float) -> str:
+    """Returns what a part of an image does to its score, a key of `EFFECTS`.
+
+    Args:
+      p_fake: the score as it is, in [0, 1].
+      without: the score without the part.
+    """
+    change = logit(p_fake) - logit(without)
+    if abs(change) < NOTICEABLE:
+        return "none"
+    return "fake" if change > 0 else "real"
+
+
+def shown(objects: Sequence[ObjectEvidence]) -> list[ObjectEvidence]:
+    """Returns objects as a person sees them: one box together, equal ones once.
+
+    Of equal ones, the score without it is that without one of them.
+    """
+    once: dict[tuple[float, ...], dict[str, ObjectEvidence]] = {}
+    for part in objects:
+        once.setdefault(part.object.box, {}).setdefault(part.object.phrase, part)
+    return [part for of_box in once.values() for part in of_box.values()]
 
 
 def predictions(

@@ -1,6 +1,6 @@
 """The figures of an evaluation: `item-jax evaluate` saves them, the report shows them.
 
-Each function draws on one matplotlib figure and returns it.
+Each function draws matplotlib figures and returns them.
 """
 
 from __future__ import annotations
@@ -22,45 +22,45 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def curves(results: Results) -> Figure:
+def curves(results: Results) -> dict[str, Figure]:
     """ROC and precision-recall curves of the first method, a line a generator.
 
     Above `SIDEWAYS` generators they are grey, and only the lowest AUC has a name. The
     black line is their mean: of the true positive rates at each false positive rate,
     and of the precisions at each recall.
+
+    Returns:
+      The two figures, `roc` and `precision_recall`.
     """
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(9.6, 4))
-    first = results.summary["method"]
-    found = {
-        name: (results.labels[index], results.scores[first][index])
+    drawn = _Curves()
+    first = results.summary["methods"][results.summary["method"]]
+    scores = results.scores[results.summary["method"]]
+    figures = {k: f for k, f in first["generators"].items() if f["auc"] is not None}
+    pairs = {
+        name: (results.labels[index], scores[index])
         for name, index in results.groups.items()
-        if results.summary["generators"][name]["auc"] is not None
+        if name in figures
     }
-    many = len(found) > SIDEWAYS
-    auc = {name: results.summary["generators"][name]["auc"] for name in found}
-    for name, pair in found.items():
-        named = not many or auc[name] == min(auc.values())
-        style: dict[str, Any] = {"linewidth": 1.2} if named else {"linewidth": 0.6}
-        if not named:
-            style["color"] = "grey"
-        ap = results.summary["generators"][name]["ap"]
-        shown = plain(cut(name)) if named else None
-        axes[0].plot(*_roc(*pair), label=shown and f"{shown}, {auc[name]:.3f}", **style)
-        axes[1].plot(*_pr(*pair), label=shown and f"{shown}, {ap:.3f}", **style)
-    if len(found) > 1:
-        _draw_mean(axes, list(found.values()), "mean", color="black", linewidth=1.8)
-    _finish_curves(axes)
-    figure.tight_layout()
-    return figure
+    many = len(pairs) > SIDEWAYS
+    lowest = min((f["auc"] for f in figures.values()), default=None)
+    for name, pair in pairs.items():
+        if many and figures[name]["auc"] != lowest:
+            drawn.add([pair], "", figures[name], linewidth=0.6, color="grey")
+        else:
+            drawn.add([pair], plain(cut(name)), figures[name], linewidth=1.2)
+    if len(pairs) > 1:
+        style: dict[str, Any] = {"linewidth": 1.8, "color": "black"}
+        drawn.add(list(pairs.values()), "mean", first["macro"], **style)
+    return drawn.finish("")
 
 
-def mean_curves(results: Results) -> Figure:
-    """ROC and precision-recall curves of every method, their means over generators."""
-    import matplotlib.pyplot as plt
+def mean_curves(results: Results) -> dict[str, Figure]:
+    """ROC and precision-recall curves of every method, their means over generators.
 
-    figure, axes = plt.subplots(1, 2, figsize=(9.6, 4))
+    Returns:
+      The two figures, `methods_roc` and `methods_precision_recall`.
+    """
+    drawn = _Curves()
     for name, method in results.summary["methods"].items():
         pairs = [
             (results.labels[index], results.scores[name][index])
@@ -68,10 +68,61 @@ def mean_curves(results: Results) -> Figure:
             if method["generators"][group]["auc"] is not None
         ]
         if pairs and tells(method):
-            _draw_mean(axes, pairs, plain(cut(name)))
-    _finish_curves(axes)
-    figure.tight_layout()
-    return figure
+            drawn.add(pairs, plain(cut(name)), method["macro"])
+    return drawn.finish("methods_")
+
+
+class _Curves:
+    """A figure of ROC curves and one of precision and recall, with equal lines."""
+
+    def __init__(self) -> None:
+        import matplotlib.pyplot as plt
+
+        size = (4.8, 3.9)
+        self.roc, self.roc_axis = plt.subplots(figsize=size, layout="constrained")
+        self.pr, self.pr_axis = plt.subplots(figsize=size, layout="constrained")
+        self.roc_axis.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
+
+    def add(self, pairs, label: str, figures: Mapping[str, Any], **style: Any) -> None:
+        """Draws the mean of the curves of pairs of labels and scores.
+
+        The legend has the figures of the tables; a label of "" is left out of it.
+        """
+        if len(pairs) == 1:
+            roc, pr = _roc(*pairs[0]), _pr(*pairs[0])
+        else:
+            roc, pr = (GRID, _mean_roc(pairs)), (GRID, _mean_pr(pairs))
+        for axis, curve, name in (
+            (self.roc_axis, roc, "auc"),
+            (self.pr_axis, pr, "ap"),
+        ):
+            known = figures.get(name)
+            told = f", {known:.3f}" if label and known is not None else ""
+            axis.plot(*curve, label=label + told, **style)
+
+    def finish(self, prefix: str) -> dict[str, Figure]:
+        """Writes what the axes show, and the legends below them."""
+        self.roc_axis.set(xlabel="false positive rate", ylabel="true positive rate")
+        self.pr_axis.set(xlabel="recall", ylabel="precision")
+        for axis in (self.roc_axis, self.pr_axis):
+            axis.set(xlim=(0, 1), ylim=(0, 1.02))
+        legend_below(self.roc, title="AUC")
+        legend_below(self.pr, title="AP")
+        return {f"{prefix}roc": self.roc, f"{prefix}precision_recall": self.pr}
+
+
+def legend_below(figure: Figure, **options: Any) -> None:
+    """Makes room for a legend below a figure, whose layout is constrained."""
+    labels = figure.axes[0].get_legend_handles_labels()[1]
+    if not labels:
+        return
+    columns = 2 if len(labels) > 3 and max(map(len, labels)) < 28 else 1
+    lines = -(-len(labels) // columns) + ("title" in options)
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + 0.2 * lines)
+    figure.legend(
+        fontsize="small", loc="outside lower center", ncols=columns, **options
+    )
 
 
 GRID = np.linspace(0, 1, 501)
@@ -92,35 +143,17 @@ def _pr(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return recall[::-1], precision[::-1]
 
 
-def _draw_mean(axes, pairs, label: str, **style: Any) -> None:
-    rates, precisions = [], []
-    for labels, scores in pairs:
-        rates.append(np.interp(GRID, *_roc(labels, scores)))
-        recall, precision = _pr(labels, scores)
+def _mean_roc(pairs) -> np.ndarray:
+    return np.mean([np.interp(GRID, *_roc(*pair)) for pair in pairs], 0)
+
+
+def _mean_pr(pairs) -> np.ndarray:
+    precisions = []
+    for pair in pairs:
+        recall, precision = _pr(*pair)
         # Steps, not slopes, as in the average precision.
         precisions.append(precision[np.searchsorted(recall, GRID, side="left")])
-    tpr, precision = np.mean(rates, 0), np.mean(precisions, 0)
-    area = np.trapezoid(tpr, GRID)
-    axes[0].plot(GRID, tpr, label=f"{label}, {area:.3f}", **style)
-    area = np.trapezoid(precision, GRID)
-    axes[1].plot(GRID, precision, label=f"{label}, {area:.3f}", **style)
-
-
-def _finish_curves(axes) -> None:
-    axes[0].plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
-    for axis, (x, y, figure, place) in zip(
-        axes,
-        [
-            ("false positive rate", "true positive rate", "AUC", "lower right"),
-            ("recall", "precision", "AP", "lower left"),
-        ],
-    ):
-        axis.set_xlabel(x)
-        axis.set_ylabel(y)
-        axis.set_xlim(0, 1)
-        axis.set_ylim(0, 1.02)
-        if axis.get_legend_handles_labels()[0]:
-            axis.legend(fontsize="small", loc=place, title=figure)
+    return np.mean(precisions, 0)
 
 
 def reliability(results: Mapping[str, Any]) -> Figure:
@@ -135,7 +168,12 @@ def reliability(results: Mapping[str, Any]) -> Figure:
     import matplotlib.pyplot as plt
 
     figure, (above, below) = plt.subplots(
-        2, 1, figsize=(4.8, 5), sharex=True, height_ratios=(4, 1)
+        2,
+        1,
+        figsize=(4.8, 4.8),
+        sharex=True,
+        height_ratios=(4, 1),
+        layout="constrained",
     )
     above.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
     first = results["method"]
@@ -160,9 +198,7 @@ def reliability(results: Mapping[str, Any]) -> Figure:
     below.set_xlim(0, 1)
     below.set_xlabel("P(fake)")
     below.set_ylabel("images")
-    if above.get_legend_handles_labels()[0]:
-        above.legend(fontsize="small")
-    figure.tight_layout()
+    legend_below(figure)
     return figure
 
 
@@ -192,12 +228,12 @@ def of_results(results: Results) -> dict[str, Figure]:
     """Returns the figures of an evaluation by name; close them when they are drawn."""
     figures = {"auc": plots.auc_bars(results.summary)}
     first = results.summary["methods"][results.summary["method"]]
+    if any(f["auc"] is not None for f in first["generators"].values()):
+        figures |= curves(results)
+    if sum(map(tells, results.summary["methods"].values())) > 1:
+        figures |= mean_curves(results)
     if first["reliability"]:
         figures["reliability"] = reliability(results.summary)
-    if any(f["auc"] is not None for f in first["generators"].values()):
-        figures["curves"] = curves(results)
-    if sum(map(tells, results.summary["methods"].values())) > 1:
-        figures["methods"] = mean_curves(results)
     if results.groups:
         figures["cosines"] = cosines(results)
     return figures

@@ -19,7 +19,7 @@ from item_jax import evidence, files, images
 from item_jax.cache import EmbeddingCache
 from item_jax.datasets.dataset import Dataset
 from item_jax.fitted import FittedMethod
-from item_jax.plots import COLOURS, SMALL
+from item_jax.plots import EFFECT_COLOURS
 from item_jax.results import Results
 
 PICTURES = 240
@@ -35,10 +35,7 @@ SIDE = 360
 QUALITY = 82
 """JPEG quality of a picture."""
 
-NEUTRAL = "#8a8f96"
-"""The colour of a box without effect, visible on light and dark."""
-
-TOLERANCE = SMALL
+TOLERANCE = 0.005
 """A score computed again from the cache differs by less: sums are rounded by the shape
 of a batch and by the device, and a steep method shows it."""
 
@@ -232,8 +229,8 @@ def data(results: Results, shown: Mapping[int, Picture]) -> dict[str, Any]:
             str(i): _picture(picture, list(results.scores))
             for i, picture in shown.items()
         },
-        "colours": {**COLOURS, "none": NEUTRAL},
-        "small": SMALL,
+        "colours": EFFECT_COLOURS,
+        "effects": evidence.EFFECTS,
     }
 
 
@@ -250,7 +247,7 @@ def _picture(picture: Picture, methods: Iterable[str]) -> dict[str, Any]:
                 "box": [round(x, 4) for x in one.object.box],
                 "cosine": round(one.cosine, 4),
             }
-            for one in (explained.objects if explained else ())
+            for one in evidence.shown(explained.objects if explained else ())
         ],
         # By the number of the method, as the page has them.
         "evidence": {
@@ -262,9 +259,13 @@ def _picture(picture: Picture, methods: Iterable[str]) -> dict[str, Any]:
 
 
 def _evidence(one: evidence.Explanation) -> dict[str, Any]:
+    score = one.prediction.p_fake
+    assert score is not None  # what failed has no picture
+    without = [part.p_fake_without for part in evidence.shown(one.objects)]
     return {
-        "score": one.prediction.p_fake,
-        "without": [part.p_fake_without for part in one.objects],
+        "score": score,
+        "without": without,
+        "effects": [evidence.effect(score, p) for p in without],
         "without_global": one.p_fake_without_global,
         "without_objects": one.p_fake_without_objects,
     }

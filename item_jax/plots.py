@@ -10,8 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from item_jax.embeddings import Embeddings
-from item_jax.evidence import Explanation
+from item_jax.evidence import (
+    EFFECTS,
+    NOTICEABLE,
+    OBJECTS,
+    WHOLE,
+    Explanation,
+    ObjectEvidence,
+    effect,
+    logit,
+    shown,
+)
 from item_jax.files import printable
+from item_jax.fitted import FittedMethod
 from item_jax.misalignment import cosine
 from item_jax.records import LABELS
 from item_jax.tables import cut
@@ -21,6 +32,9 @@ if TYPE_CHECKING:
 
 # Blue and orange of Okabe and Ito's palette: distinguishable with any colour vision.
 COLOURS = {"real": "#0072B2", "fake": "#E69F00"}
+
+EFFECT_COLOURS = COLOURS | {"none": "#8a8f96"}
+"""By what a part does to a score; the grey is visible on light and dark."""
 
 
 def cosines(parts: Iterable[Embeddings]) -> Figure:
@@ -92,14 +106,14 @@ def auc_bars(results: Mapping[str, Any]) -> Figure:
     import matplotlib.pyplot as plt
 
     names = list(results["generators"])
-    shown = {n: m for n, m in results["methods"].items() if tells(m)}
+    told = {n: m for n, m in results["methods"].items() if tells(m)}
     sideways = len(names) > SIDEWAYS
-    thick = 0.25 + 0.12 * len(shown)  # inches, of the bars of a generator
-    size = (7, 1.2 + thick * len(names)) if sideways else (2.4 + 1.6 * len(names), 3)
+    thick = 0.25 + 0.12 * len(told)  # inches, of the bars of a generator
+    size = (7, 1.2 + thick * len(names)) if sideways else (2.2 + 1.2 * len(names), 3.2)
     figure, axis = plt.subplots(figsize=size)
-    width = 0.8 / max(1, len(shown))
-    for k, (title, method) in enumerate(shown.items()):
-        place = np.arange(len(names)) + (k - (len(shown) - 1) / 2) * width
+    width = 0.8 / max(1, len(told))
+    for k, (title, method) in enumerate(told.items()):
+        place = np.arange(len(names)) + (k - (len(told) - 1) / 2) * width
         figures = [method["generators"][name] for name in names]
         auc = np.array([np.nan if f["auc"] is None else f["auc"] for f in figures])
         ends = [(f.get("interval_95") or {}).get("auc") for f in figures]
@@ -124,7 +138,7 @@ def auc_bars(results: Mapping[str, Any]) -> Figure:
         axis.set_xticks(np.arange(len(names)), labels)
         axis.set_ylim(0, 1.02)
         axis.set_ylabel("AUC")
-    if shown:
+    if told:
         axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     figure.tight_layout()
     return figure
@@ -135,79 +149,193 @@ def tells(method: Mapping[str, Any]) -> bool:
     return any(f["auc"] not in (None, 0.5) for f in method["generators"].values())
 
 
-SMALL = 0.005
-"""A smaller change of P(fake) is drawn as none."""
+COLUMN = 4.2
+"""Inches of the image's column in a drawing of evidence."""
+
+LINE = 0.17
+"""Inches of a line of its text."""
+
+TOLD = {
+    "fake": f"{EFFECTS['fake']}: without it the score falls",
+    "real": f"{EFFECTS['real']}: without it the score rises",
+    "none": f"{EFFECTS['none']}: the odds change by less than {NOTICEABLE:.0%}",
+}
+"""What a colour of the evidence means."""
 
 
-def effect_colour(effect: float) -> str:
-    """Returns the colour of a part of the evidence.
-
-    Args:
-      effect: P(fake) minus P(fake) without the part, in [-1, 1].
-    """
-    if abs(effect) < SMALL:
-        return "grey"
-    return COLOURS["fake" if effect > 0 else "real"]
-
-
-def evidence(image: np.ndarray, explanation: Explanation) -> Figure:
+def evidence(
+    image: np.ndarray, explanation: Explanation, method: FittedMethod | None = None
+) -> Figure:
     """An image with its objects' boxes, and the score without each of its parts.
 
-    Boxes and bars have the colour of what their object pulls the score towards: fake,
-    real, or neither (`COLOURS`). Long phrases are wrapped, not cut.
+    A bar leads from the score as it is to the score without a part. Boxes and bars have
+    the colour of what the part does to the score (`item_jax.evidence.effect`). The axis
+    is even in the logit, so that a change near 0 or 1 is seen. Long phrases are
+    wrapped, not cut.
 
     Args:
       image: uint8 `[H, W, 3]`, as `item_jax.images.read_image` returns it.
       explanation: of `ItemDetector.explain`, of an image that could be scored.
+      method: that gave the score; its threshold and name are drawn, and whether it
+        knows only the toy world.
 
     Raises:
-      ValueError: if it could not.
+      ValueError: if the image could not be scored.
     """
     import matplotlib.pyplot as plt
 
     prediction = explanation.prediction
-    if prediction.p_fake is None:
+    p_fake = prediction.p_fake
+    if p_fake is None:
         raise ValueError(f"{prediction.key}: nothing to draw: {prediction.error}")
-    names, values, colours = ["as it is"], [prediction.p_fake], ["black"]
-    if explanation.p_fake_without_global is not None:
-        names.append("without the whole image")
-        values.append(explanation.p_fake_without_global)
-        colours.append(effect_colour(values[0] - values[-1]))
-    for number, entry in enumerate(explanation.objects, start=1):
-        phrase = textwrap.fill(plain(entry.object.phrase), 36)
-        names.append(f"without {number}: {phrase}\n(cos {entry.cosine:+.2f})")
-        values.append(entry.p_fake_without)
-        colours.append(effect_colour(prediction.p_fake - entry.p_fake_without))
-    # Each bar is as high as its name has lines, so that no two names overlap.
-    lines = np.array([name.count("\n") + 1 for name in names])
-    heights = 0.16 * lines + 0.1  # inches, at 8 points
-    caption = textwrap.fill(plain(prediction.caption or ""), 64)
-    below = 0.14 * (caption.count("\n") + 1)
-    height = max(3.2 + below, heights.sum() + 0.9)
-    figure = plt.figure(figsize=(10, height))
-    left = figure.add_axes((0.01, 1 - 3.0 / height, 0.42, 2.7 / height))
-    right = figure.add_axes(
-        (0.72, 1 - (heights.sum() + 0.3) / height, 0.26, heights.sum() / height)
-    )
-    _draw_boxes(
-        left, image, explanation, colours[len(names) - len(explanation.objects) :]
-    )
-    left.set_title(f"{prediction.verdict}, P(fake) = {prediction.p_fake:.3f}")
-    figure.text(0.22, 1 - 3.05 / height, caption, fontsize=8, ha="center", va="top")
-    centres = np.cumsum(heights) - heights / 2
-    right.barh(centres, values, 0.14, color=colours)
-    right.axvline(prediction.p_fake, color="black", linewidth=0.6, linestyle=":")
-    right.set_yticks(centres, names, fontsize=8)
-    right.set_ylim(heights.sum(), 0)
-    right.set_xlim(0, 1)
-    right.set_xlabel("P(fake)", fontsize=8)
-    right.set_title(
-        "orange pulls towards fake, blue towards real", fontsize=8, loc="right"
-    )
+    objects = shown(explanation.objects)
+    parts = [
+        (f"without {name}", value)
+        for name, value in (
+            (WHOLE, explanation.p_fake_without_global),
+            (OBJECTS, explanation.p_fake_without_objects if objects else None),
+        )
+        if value is not None
+    ]
+    for number, entry in enumerate(objects, start=1):
+        name = f"without {number}: {plain(entry.object.phrase)}"
+        # The no-break space keeps the cosine on one line.
+        parts.append((f"{name} (cos\xa0{entry.cosine:+.2f})", entry.p_fake_without))
+    names = [textwrap.fill(name, 44) for name, _ in parts]
+    values = [value for _, value in parts]
+    effects = [effect(p_fake, value) for value in values]
+    # Each row is as high as its name has lines, so that no two names overlap.
+    rows = np.array([LINE * (name.count("\n") + 1) + 0.12 for name in names])
+    caption = textwrap.fill(plain(prediction.caption or ""), 52)
+    footer = _footer(prediction.key, method)
+
+    # Inches from the left and from the top.
+    tall, wide = image.shape[:2]
+    scale = min(COLUMN / wide, 1.15 * COLUMN / tall)
+    above, below = 0.45, LINE * (footer.count("\n") + 1) + 0.2
+    bottom = above + scale * tall + 0.15 + 0.18 * (caption.count("\n") + 1)
+    begin = above + 0.45  # of the bars: two labels stand above
+    end = begin + rows.sum()
+    height = max(bottom, end + 0.6 + LINE * len(TOLD)) + below + 0.1
+    longest = max((len(line) for name in names for line in name.split("\n")), default=0)
+    start = COLUMN + 0.45 + 0.068 * longest
+    width = start + 4.2
+    figure = plt.figure(figsize=(width, height))
+
+    def place(x: float, y: float, w: float, h: float) -> Any:
+        return figure.add_axes((x / width, 1 - (y + h) / height, w / width, h / height))
+
+    left = place(0.15 + (COLUMN - scale * wide) / 2, above, scale * wide, scale * tall)
+    right = place(start, begin, 3.5, max(rows.sum(), 0.3))
+    _draw_boxes(left, image, objects, effects[len(effects) - len(objects) :])
+    middle = (0.15 + COLUMN / 2) / width
+    title = f"{prediction.verdict}, P(fake) = {p_fake:.3f}"
+    top: dict[str, Any] = {"ha": "center", "va": "top"}
+    figure.text(middle, 1 - 0.1 / height, title, fontsize=14, weight="bold", **top)
+    y = 1 - (above + scale * tall + 0.1) / height
+    figure.text(middle, y, caption, fontsize=10.5, **top)
+    figure.text(0.15 / width, 0.1 / height, footer, fontsize=8.5, color="dimgrey")
+    if parts:
+        _draw_bars(right, p_fake, names, values, effects, rows)
+    threshold = None if method is None else method.threshold
+    _draw_scale(right, p_fake, values, threshold)
     return figure
 
 
-def _draw_boxes(axis, image, explanation: Explanation, colours: Sequence[str]) -> None:
+def _footer(key: str, method: FittedMethod | None) -> str:
+    text = plain(key)
+    if method is not None:
+        text += f"  |  method {plain(method.name)}"
+        if method.range()["toy_world"]:
+            text += "  |  toy world: says nothing about photographs"
+    return textwrap.fill(text, 110)
+
+
+def _draw_bars(axis, p_fake: float, names, values, effects, rows: np.ndarray) -> None:
+    """A bar from the score to each value, with the value at its end."""
+    from matplotlib.patches import Patch
+
+    centres = np.cumsum(rows) - rows / 2
+    begin = logit(p_fake)
+    ends = np.array([logit(value) for value in values])
+    colours = [EFFECT_COLOURS[name] for name in effects]
+    axis.barh(centres, ends - begin, 0.16, left=begin, color=colours)
+    axis.scatter(ends, centres, 30, color=colours, zorder=3)
+    for centre, end, value in zip(centres, ends, values):
+        axis.annotate(
+            _digits(value),
+            (end, centre),
+            xytext=(7 if end >= begin else -7, 0),
+            textcoords="offset points",
+            fontsize=9,
+            va="center",
+            ha="left" if end >= begin else "right",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+        )
+    axis.set_yticks(centres, names, fontsize=9.5, ha="right")
+    axis.set_ylim(rows.sum(), 0)
+    axis.legend(
+        handles=[Patch(color=EFFECT_COLOURS[name], label=TOLD[name]) for name in TOLD],
+        fontsize=9,
+        frameon=False,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.5 / rows.sum()),
+        borderpad=0,
+        borderaxespad=0,
+    )
+
+
+def _digits(p: float) -> str:
+    """Three decimals, more near 0 and 1."""
+    return f"{p:.3f}" if 0.001 < p < 0.999 else f"{p:.4g}"
+
+
+def _draw_scale(axis, p_fake: float, values, threshold: float | None) -> None:
+    """The lines of score and threshold, and an axis of logits that reads P(fake)."""
+    axis.tick_params(axis="y", length=0)
+    for side in ("left", "right", "top"):
+        axis.spines[side].set_visible(False)
+    if not values:
+        axis.set_yticks([])
+    lines = [(p_fake, f"score {_digits(p_fake)}", "-")]
+    if threshold is not None:
+        lines.append((threshold, f"threshold {threshold:.4g}", ":"))
+    begin = logit(p_fake)
+    marked = [logit(p) for p in (*values, *(line[0] for line in lines))]
+    low, high = min(marked), max(marked)
+    margin = max(0.25 * (high - low), 1 - (high - low) / 2)
+    axis.set_xlim(low - margin, high + margin)
+    for place, (p, label, style) in enumerate(lines):
+        # Where the two are near each other, the second label stands above the first.
+        near = abs(logit(p) - begin) < 0.35 * (high - low + 2 * margin)
+        axis.axvline(logit(p), color="black", linewidth=1, linestyle=style, zorder=0)
+        axis.annotate(
+            label,
+            (logit(p), 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 18 if place and near else 4),
+            textcoords="offset points",
+            fontsize=9.5,
+            ha="center",
+        )
+    ticks = [p for p in TICKS if low - margin < logit(p) < high + margin]
+    gap = (high - low + 2 * margin) / 7
+    kept: list[float] = []
+    for p in sorted(ticks, key=TICKS.index):
+        if all(abs(logit(p) - logit(other)) > gap for other in kept):
+            kept.append(p)
+    axis.set_xticks([logit(p) for p in kept], [f"{p:g}" for p in kept], fontsize=9)
+    axis.set_xlabel("P(fake), on the scale of its logit", fontsize=9.5, labelpad=1)
+
+
+TICKS = [0.5, 0.1, 0.9, 0.01, 0.99, 0.001, 0.999, 0.3, 0.7, 0.2, 0.8, 0.4, 0.6]
+TICKS += [0.05, 0.95, 0.02, 0.98, 0.005, 0.995, 1e-4, 0.9999, 1e-5, 0.99999]
+"""Values of P(fake) that an axis may name, the most wanted first."""
+
+
+def _draw_boxes(
+    axis, image, objects: Sequence[ObjectEvidence], effects: Sequence[str]
+) -> None:
     """The image with numbered boxes.
 
     Two phrases may share a box: the second is dashed, its number beside the first's.
@@ -216,26 +344,28 @@ def _draw_boxes(axis, image, explanation: Explanation, colours: Sequence[str]) -
 
     height, width = image.shape[:2]
     begun: Counter[tuple[float, ...]] = Counter()
-    axis.imshow(image)
+    axis.imshow(image, aspect="auto")
     axis.set_axis_off()
-    for number, (entry, colour) in enumerate(zip(explanation.objects, colours), 1):
+    for number, (entry, name) in enumerate(zip(objects, effects), 1):
         x1, y1, x2, y2 = entry.object.box
         corner = (x1 * width - 0.5, y1 * height - 0.5)
         size = ((x2 - x1) * width, (y2 - y1) * height)
         before = begun[round(x1, 1), round(y1, 1)]
         begun[round(x1, 1), round(y1, 1)] += 1
         line: Any = (0, (4, 4)) if before else "-"
-        box = Rectangle(corner, *size, fill=False, ec=colour, lw=2, ls=line)
+        box = Rectangle(
+            corner, *size, fill=False, ec=EFFECT_COLOURS[name], lw=2.5, ls=line
+        )
         axis.add_patch(box)
         axis.annotate(
             str(number),
             corner,
-            xytext=(12 * before, 0),
+            xytext=(2 + 15 * before, -2),
             textcoords="offset points",
-            fontsize=8,
-            color="white",
+            fontsize=9.5,
+            color="black",
             va="top",
-            bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.5},
+            bbox={"facecolor": "white", "edgecolor": EFFECT_COLOURS[name], "pad": 1.5},
         )
 
 

@@ -34,19 +34,23 @@ from item_jax.results import Results
 
 CAPTIONS = {
     "auc": "AUC per generator with its 95% interval. 0.5 is chance.",
-    "curves": "ROC and precision-recall of {first}, a line a generator.",
-    "methods": "ROC and precision-recall of each method, averaged over generators.",
+    "roc": "ROC of {first}, a line a generator. In the legend AUC, as in the table; "
+    "the mean is the macro average.",
+    "precision_recall": "Precision and recall of {first}, a line a generator. In the "
+    "legend AP, as in the table; the mean is the macro average.",
+    "methods_roc": "ROC of each method, averaged over generators. In the legend the "
+    "macro average of AUC, as in the table.",
+    "methods_precision_recall": "Precision and recall of each method, averaged over "
+    "generators. In the legend the macro average of AP, as in the table.",
     "reliability": "The share of fakes among images of a score. On the diagonal a "
-    "score is a probability. Both classes count alike.",
+    "score is a probability. Both classes count alike. The ECE in the legend is of the "
+    "images of all generators together; the table below has the mean over generators.",
     "cosines": "Cosine of image and caption (ITEM Fig. 1): how well real and fake "
     "images match their captions.",
 }
 
-WIDE = ("curves", "methods", "cosines")
-"""Figures that take the width of the page."""
-
-REM = 6.5
-"""Widths of a letter m on the page, an inch of a drawing of an experiment."""
+WIDE = ("auc", "cosines")
+"""Figures that may take the width of the page."""
 
 INK = "#010203"
 """What is drawn in it takes the colour of the page's text, light or dark."""
@@ -175,14 +179,13 @@ def _experiments(paper: Mapping[str, tuple[str, Artefact]]) -> str:
         with plt.rc_context(_style()):  # type: ignore[arg-type]
             figure = experiments.get(name).draw(artefact)
             drawing = svg(figure, title)
-            wide = figure.get_size_inches()[0] * REM
+            start = _wide(figure.get_size_inches()[0])
             plt.close(figure)
         lines = output.notes(artefact)
         lines += [f"missing: {m.what}: {m.why}" for m in artefact.missing]
         listed = "\n".join(f"<li>{escaped(line)}</li>" for line in lines)
         parts.append(
-            f'<h3>{escaped(title)}</h3>\n<figure class="wide" tabindex="0" '
-            f'style="max-width: {wide:.0f}rem">{drawing}</figure>\n'
+            f"<h3>{escaped(title)}</h3>\n{start}{drawing}</figure>\n"
             f"<details><summary>What it rests on</summary>\n<ul>{listed}</ul></details>"
         )
     return "\n".join(parts)
@@ -191,13 +194,16 @@ def _experiments(paper: Mapping[str, tuple[str, Artefact]]) -> str:
 def _figures(results: Results) -> str:
     first = results.summary["method"]
     drawn = []
-    for name, image in _drawings(results).items():
+    for name, (image, inches) in _drawings(results).items():
         caption = escaped(CAPTIONS[name].format(first=first))
-        wide = ' class="wide" tabindex="0"' if name in WIDE else ""
-        drawn.append(
-            f"<figure{wide}>{image}<figcaption>{caption}</figcaption></figure>"
-        )
+        start = _wide(inches) if name in WIDE else "<figure>"
+        drawn.append(f"{start}{image}<figcaption>{caption}</figcaption></figure>")
     return f'<div class="figures">\n{chr(10).join(drawn)}\n</div>'
+
+
+def _wide(inches: float) -> str:
+    """The start of a figure that may take the width of the page; a phone scrolls it."""
+    return f'<figure class="wide" tabindex="0" style="--inches: {inches:.1f}">'
 
 
 def _style() -> dict[str, Any]:
@@ -210,14 +216,15 @@ def _style() -> dict[str, Any]:
     return style | {"svg.fonttype": "none", "svg.hashsalt": "item_jax"}
 
 
-def _drawings(results: Results) -> dict[str, str]:
-    """The figures as SVG."""
+def _drawings(results: Results) -> dict[str, tuple[str, float]]:
+    """The figures as SVG, with their widths in inches."""
     import matplotlib.pyplot as plt
 
     with plt.rc_context(_style()):  # type: ignore[arg-type]
         drawings = {}
         for name, figure in figures.of_results(results).items():
-            drawings[name] = svg(figure, CAPTIONS[name].split(".")[0])
+            drawing = svg(figure, CAPTIONS[name].split(".")[0])
+            drawings[name] = drawing, figure.get_size_inches()[0]
             plt.close(figure)
     return drawings
 

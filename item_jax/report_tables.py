@@ -58,7 +58,7 @@ def table(
     return (  # wide tables scroll, also from the keyboard
         f'<div class="scroll" tabindex="0" role="region" aria-label="{caption}">\n'
         "<table>\n"
-        f"<caption>{caption}</caption>\n<thead><tr>{top}</tr></thead>\n"
+        f"<caption><span>{caption}</span></caption>\n<thead><tr>{top}</tr></thead>\n"
         f"<tbody>\n{chr(10).join(body)}\n</tbody>\n</table>\n</div>"
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import references
 
-from item_jax import ItemDetector, app
+from item_jax import ItemDetector, app, evidence
 from item_jax.__main__ import main
 from item_jax.records import Object
 from item_jax.sidecar_runs import Request
@@ -114,7 +114,9 @@ def test_what_a_visitor_forgot_is_said(evaluated):
         app.explain(detector, image, "", [box], request=Request("model"))
     found = app.explain(detector, image, "a dog", [box], request=Request(""))
     assert [row[0] for row in app.rows(found)][-1] == "a dog"
-    drawn = app.draw(found, image)
+    effect = evidence.effect(found.prediction.p_fake, found.objects[0].p_fake_without)
+    assert app.rows(found)[-1][1] == evidence.EFFECTS[effect]
+    drawn = app.draw(found, image, detector.method)
     assert drawn.dtype == "uint8" and drawn.shape[2] == 3 and drawn.std() > 10
     assert "<b>" not in app.verdict_html(detector, found).replace("<p", "")
 

@@ -5,7 +5,7 @@ import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from item_jax import ItemDetector, images, plots, testing, views
+from item_jax import ItemDetector, evidence, images, plots, testing, views
 from item_jax.embed import embed_records
 from item_jax.evidence import Explanation, ObjectEvidence, Prediction
 from item_jax.records import Object, Record
@@ -109,10 +109,51 @@ def test_the_evidence_is_drawn(trained, photos):
     root, records = photos
     detector = ItemDetector.from_pretrained(folder)
     [explanation] = detector.explain(records[2], images=root)
-    figure = plots.evidence(images.read_image(root, records[2].key), explanation)
-    labels = [t.get_text() for t in figure.axes[1].get_yticklabels()]
-    assert len(figure.axes[0].patches) == 2
-    assert labels[0] == "as it is" and labels[3].startswith("without 2: thing 1\n(cos")
+    image = images.read_image(root, records[2].key)
+    figure = plots.evidence(image, explanation, detector.method)
+    left, right = figure.axes
+    labels = [t.get_text() for t in right.get_yticklabels()]
+    assert len(left.patches) == 2
+    assert labels[:2] == [f"without {evidence.WHOLE}", f"without {evidence.OBJECTS}"]
+    assert labels[3].startswith("without 2: thing 1 (cos")
+    # Each bar leads from the score to the score without the part.
+    p = explanation.prediction.p_fake
+    without = [
+        explanation.p_fake_without_global,
+        explanation.p_fake_without_objects,
+        *(part.p_fake_without for part in explanation.objects),
+    ]
+    for bar, value in zip(right.patches, without, strict=True):
+        ends = sorted((bar.get_x(), bar.get_x() + bar.get_width()))
+        expected = sorted((evidence.logit(p), evidence.logit(value)))
+        np.testing.assert_allclose(ends, expected, atol=1e-6)
+    said = {t.get_text() for t in right.texts}
+    assert {f"score {p:.3f}", "threshold 0.5"} <= said
+    legend = [t.get_text() for t in right.get_legend().get_texts()]
+    assert [text.split(":")[0] for text in legend] == list(evidence.EFFECTS.values())
+    footer = figure.texts[-1].get_text()
+    assert records[2].key in footer and "method item" in footer
+    assert "toy world" not in footer
+    detector.method.config["training"]["benchmarks"] = ["miniature"]
+    figure = plots.evidence(image, explanation, detector.method)
+    assert "toy world" in figure.texts[-1].get_text()
+
+
+def test_an_effect_is_a_change_of_the_odds():
+    assert evidence.effect(0.5, 0.505) == evidence.effect(0.505, 0.5) == "none"
+    assert evidence.effect(0.5, 0.45) == "fake" and evidence.effect(0.45, 0.5) == "real"
+    # The surest scores hardly move, their odds double.
+    assert evidence.effect(0.9998, 0.9996) == "fake"
+    assert evidence.effect(2e-4, 4e-4) == "real"
+    assert evidence.effect(1.0, 1.0 - 1e-8) == "none"
+
+
+def test_objects_are_shown_by_box_and_once():
+    def part(phrase, x):
+        return ObjectEvidence(Object(phrase, (x, 0.1, 0.9, 0.9)), 0.1, 0.5)
+
+    a, b, c = part("a", 0.1), part("b", 0.2), part("c", 0.1)
+    assert evidence.shown([a, b, part("a", 0.1), c]) == [a, c, b]
 
 
 def test_evidence_is_coloured_and_long_phrases_stay_whole():
@@ -132,7 +173,7 @@ def test_evidence_is_coloured_and_long_phrases_stay_whole():
     left, right = figure.axes
     found = [to_hex(p.get_edgecolor()).upper() for p in left.patches]
     assert found[:2] == [plots.COLOURS["fake"], plots.COLOURS["real"]]
-    assert found[2] == to_hex("grey").upper()
+    assert found[2] == plots.EFFECT_COLOURS["none"].upper()
     labels = [t.get_text() for t in right.get_yticklabels()]
     said = " ".join(labels[3].replace("\\$", "$").split())
     assert phrase.strip() in said

@@ -76,29 +76,41 @@ def test_a_damaged_table_is_refused(found, evaluated, tmp_path, damage, message)
 def test_the_mean_of_curves_has_the_mean_area(found):
     large = enlarged(found, 4000)
     summary = json.loads(json.dumps(found.summary))
-    figure = figures.mean_curves(dataclasses.replace(large, summary=summary))
+    drawn = figures.mean_curves(dataclasses.replace(large, summary=summary))
     from sklearn.metrics import average_precision_score, roc_auc_score
 
-    for axis, score in zip(figure.axes[:2], (roc_auc_score, average_precision_score)):
-        drawn = {
-            text.get_text().rpartition(", ")[0]: float(text.get_text().split(", ")[1])
-            for text in axis.get_legend().get_texts()
+    for figure, name, score in (
+        (drawn["methods_roc"], "auc", roc_auc_score),
+        (drawn["methods_precision_recall"], "ap", average_precision_score),
+    ):
+        (axis,) = figure.axes
+        lines = {
+            line.get_label(): line.get_data()
+            for line in axis.get_lines()
+            if not line.get_label().startswith("_")
         }
-        assert set(drawn) == {"head", "cosine"}, "constant tells nothing"
-        for name, area in drawn.items():
+        methods = ("head", "cosine")  # constant tells nothing
+        told = [f"{m}, {summary['methods'][m]['macro'][name]:.3f}" for m in methods]
+        assert list(lines) == told, "the figures of the tables"
+        for method, (x, y) in zip(methods, lines.values()):
             expected = np.mean(
                 [
-                    score(large.labels[i], large.scores[name][i])
+                    score(large.labels[i], large.scores[method][i])
                     for i in large.groups.values()
                 ]
             )
-            assert area == pytest.approx(expected, abs=0.005)
+            assert np.trapezoid(y, x) == pytest.approx(expected, abs=0.005)
+        # The legend stands below the curves, not across them.
+        figure.canvas.draw()
+        (legend,) = figure.legends
+        assert legend.get_window_extent().y1 <= axis.get_window_extent().y0
 
 
 @pytest.mark.slow
 def test_evaluate_draws_its_figures(found, tmp_path):
     written = figures.save(found, tmp_path)
-    names = ["auc", "reliability", "curves", "methods", "cosines"]
+    names = ["auc", "roc", "precision_recall", "methods_roc"]
+    names += ["methods_precision_recall", "reliability", "cosines"]
     assert [p.name for p in written] == [f"{name}.png" for name in names]
     for path in written:
         with Image.open(path) as picture:

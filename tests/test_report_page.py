@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from evaluations import HOSTILE, enlarged, write_experiments
 
-from item_jax import gallery, report, results
+from item_jax import evidence, gallery, report, results
 from item_jax.__main__ import main
 
 pytestmark = pytest.mark.slow
@@ -149,16 +149,13 @@ def test_boxes_have_the_colour_of_their_effect(opened, page_file):
             "[...document.querySelectorAll('#detail rect[stroke-dasharray]')]"
             ".map((each) => each.getAttribute('stroke'))"
         )
-        effects = [own["score"] - p for p in own["without"]]
-        names = [
-            "none" if abs(e) < data["small"] else "fake" if e > 0 else "real"
-            for e in effects
-        ]
-        assert colours == [data["colours"][name] for name in names]
+        effects = [evidence.effect(own["score"], p) for p in own["without"]]
+        assert colours == [data["colours"][name] for name in effects]
         rows = page.locator("#detail tbody").first.locator("tr").all_inner_texts()
         if effects:
             assert len(rows) == len(effects)
-            assert picture["objects"][0]["phrase"] in rows[0]
+            said = f"{picture['objects'][0]['phrase']}\t{data['effects'][effects[0]]}\t"
+            assert said in rows[0]
         drawn += len(effects)
         page.keyboard.press("Escape")
     assert drawn > 5
@@ -171,6 +168,10 @@ def test_it_is_accessible_and_fits(opened, page_file, axe, scheme, size):
     # axe-core is a program from outside, which the page's own policy would stop.
     page = opened(page_file, scheme=scheme, size=size, bypass_csp=True)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.evaluate(  # captions wrap where their tables scroll
+        "[...document.querySelectorAll('caption span')]"
+        ".every((each) => each.getBoundingClientRect().right <= innerWidth)"
+    )
     page.evaluate(axe)
     for state in ("page", "detail"):
         if state == "detail":

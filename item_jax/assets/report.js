@@ -3,7 +3,7 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const PAGE = 24;
-  const SMALL = data.small; // a smaller change of P(fake) is drawn as none
+  const DASHES = { fake: "", real: "6 4", none: "1 3" };
   const SVG = "http://www.w3.org/2000/svg";
   const byId = (id) => document.getElementById(id);
   const form = byId("filters");
@@ -79,16 +79,10 @@
     return element;
   }
 
+  // What an object does to a score: "fake", "real" or "none".
   function effect(method, picture, k) {
     const evidence = picture.evidence[method];
-    return evidence ? evidence.score - evidence.without[k] : 0;
-  }
-
-  function direction(change) {
-    if (Math.abs(change) < SMALL) return { words: "no effect", colour: data.colours.none, dash: "1 3" };
-    return change > 0
-      ? { words: "towards fake", colour: data.colours.fake, dash: "" }
-      : { words: "towards real", colour: data.colours.real, dash: "6 4" };
+    return evidence ? evidence.effects[k] : "none";
   }
 
   function drawing(method, i, numbered) {
@@ -104,11 +98,11 @@
     const thick = Math.max(width, height) / (numbered ? 160 : 90);
     picture.objects.forEach((object, k) => {
       const [x1, y1, x2, y2] = object.box;
-      const look = direction(effect(method, picture, k));
+      const towards = effect(method, picture, k);
       const place = { x: x1 * width, y: y1 * height, width: (x2 - x1) * width, height: (y2 - y1) * height, fill: "none" };
-      const dash = look.dash.split(" ").map((part) => Number(part) * thick).join(" ");
+      const dash = DASHES[towards].split(" ").map((part) => Number(part) * thick).join(" ");
       svg.append(draw("rect", { ...place, stroke: "#fff", "stroke-width": 2 * thick }));
-      svg.append(draw("rect", { ...place, stroke: look.colour, "stroke-width": thick * 1.2, "stroke-dasharray": dash }));
+      svg.append(draw("rect", { ...place, stroke: data.colours[towards], "stroke-width": thick * 1.2, "stroke-dasharray": dash }));
       if (numbered) {
         const size = Math.max(width, height) / 22;
         svg.append(draw("rect", { x: place.x, y: place.y, width: size * 1.1, height: size * 1.2, fill: "#fff" }));
@@ -213,15 +207,15 @@
       make("p", { className: "small", text: `cosine of image and caption ${data.cosines[i].toFixed(3)}` }));
     const evidence = picture && picture.evidence[method];
     if (evidence && evidence.without_global !== null) {
-      facts.append(make("p", { className: "small", text: `P(fake) without the whole image ${evidence.without_global.toFixed(3)}, without objects ${evidence.without_objects.toFixed(3)}` }));
+      facts.append(make("p", { className: "small", text: `P(fake) without the caption against the whole image ${evidence.without_global.toFixed(3)}, without all objects ${evidence.without_objects.toFixed(3)}` }));
     }
     if (picture && picture.objects.length) {
-      facts.append(table(["Object", "cosine", "P(fake) without it", "effect"],
+      facts.append(table(["Object", "effect", "cosine", "P(fake) without it"],
         picture.objects.map((object, k) => [
           `${k + 1}. ${object.phrase}`,
+          evidence ? data.effects[effect(method, picture, k)] : "-",
           object.cosine.toFixed(3),
           evidence ? evidence.without[k].toFixed(3) : "-",
-          evidence ? direction(effect(method, picture, k)).words : "-",
         ])));
     }
     facts.append(table(["Method", "P(fake)", "says"],

@@ -98,9 +98,10 @@ def run(arguments: argparse.Namespace) -> int:
     mark = " (other captions or boxes than the head's)" if other else ""
     shown = {k: _shown(p) for k, p in zip(keys, paths)}
     with _json_lines(arguments.json) as write:
-        for record, row in _scored(detector, inputs.records, root, arguments):
+        scored = _scored(detector, inputs.records, root, arguments)
+        for record, row, explanation in scored:
             row = {"image": shown[record.key], **row, **beside}
-            say(_verdict_text(row, method.threshold, mark))
+            say(_verdict_text(row, explanation, method.threshold, mark))
             write(row)
             failed += row["status"] != "done"
     if arguments.save_dir:
@@ -154,8 +155,8 @@ def _inputs(arguments, root: Path, keys: Sequence[str], method) -> Inputs:
 
 def _scored(
     detector, wanted: Sequence[records.Record], root: Path, arguments
-) -> Iterator[tuple[records.Record, dict[str, Any]]]:
-    """Yields every record with its results, batch by batch; draws the evidence."""
+) -> Iterator[tuple[records.Record, dict[str, Any], Any]]:
+    """Yields each record, its results and explanation; draws the evidence."""
     from item_jax.progress import progress
 
     with progress("predict", len(wanted), "img", show=len(wanted) > 1) as bar:
@@ -169,12 +170,14 @@ def _scored(
                 rows = [_explained_row(e) for e in explained]
             for record, row, explanation in zip(some, rows, explained):
                 if arguments.save_dir and row["status"] == "done":
-                    row["evidence"] = _draw(explanation, record, root, arguments)
-                yield record, row
+                    row["evidence"] = _draw(
+                        explanation, detector.method, record, root, arguments
+                    )
+                yield record, row, explanation
                 bar.update()
 
 
-def _draw(explanation, record: records.Record, root: Path, arguments) -> str:
+def _draw(explanation, method, record: records.Record, root: Path, arguments) -> str:
     """Draws the evidence of one image into --save-dir; returns the path."""
     without_screen()
     import matplotlib.pyplot as plt
@@ -183,7 +186,7 @@ def _draw(explanation, record: records.Record, root: Path, arguments) -> str:
 
     image = images.read_image(root, record.key)
     step = max(1, -(-max(image.shape[:2]) // SIDE))
-    figure = plots.evidence(image[::step, ::step], explanation)
+    figure = plots.evidence(image[::step, ::step], explanation, method)
     path = Path(arguments.save_dir) / f"{record.key}.png"
     with files.atomic_file(path, binary=True) as f:
         figure.savefig(f, format="png", dpi=100)
@@ -258,7 +261,9 @@ def _records_of(root: Path, keys, file) -> list[records.Record]:
     return wanted
 
 
-def _verdict_text(row: dict[str, Any], threshold: float, mark: str = "") -> str:
+def _verdict_text(
+    row: dict[str, Any], explanation, threshold: float, mark: str = ""
+) -> str:
     image = files.printable(row["image"])
     if row["status"] != "done":
         return f"{image}: failed: {files.printable(row['error'])}"
@@ -267,17 +272,29 @@ def _verdict_text(row: dict[str, Any], threshold: float, mark: str = "") -> str:
         f"(fake above {threshold:.4g}), cosine {row['cosine']:+.3f}{mark}",
         f"  caption: {files.printable(row['caption'])}",
     ]
-    if row.get("p_fake_without_global") is not None:
+    return "\n".join(lines + (_evidence_text(explanation) if explanation else []))
+
+
+def _evidence_text(explanation) -> list[str]:
+    """The score without each part, a line each."""
+    from item_jax import evidence
+
+    p_fake, lines = explanation.prediction.p_fake, []
+    if explanation.p_fake_without_global is not None:
         lines.append(
-            f"  P(fake) without the whole image {row['p_fake_without_global']:.3f}, "
-            f"without objects {row['p_fake_without_objects']:.3f}"
+            f"  P(fake) without {evidence.WHOLE} "
+            f"{explanation.p_fake_without_global:.3f}, without {evidence.OBJECTS} "
+            f"{explanation.p_fake_without_objects:.3f}"
         )
-    if row.get("objects"):
-        phrases = [files.printable(o["phrase"]) for o in row["objects"]]
-        width = max(map(len, phrases))
-        lines.append(f"  {'object':<{width}}  cosine  P(fake) without it")
-        lines += [
-            f"  {phrase:<{width}}  {o['cosine']:+.3f}  {o['p_fake_without']:.3f}"
-            for phrase, o in zip(phrases, row["objects"])
-        ]
-    return "\n".join(lines)
+    parts = evidence.shown(explanation.objects)
+    phrases = [files.printable(part.object.phrase) for part in parts]
+    width = max(map(len, ["object", *phrases]))
+    if parts:
+        lines.append(f"  {'object':<{width}}  effect        cosine  P(fake) without it")
+    for phrase, part in zip(phrases, parts):
+        does = evidence.EFFECTS[evidence.effect(p_fake, part.p_fake_without)]
+        lines.append(
+            f"  {phrase:<{width}}  {does:<12}  {part.cosine:+.3f}  "
+            f"{part.p_fake_without:.3f}"
+        )
+    return lines
