@@ -102,8 +102,8 @@ assert not chips.COLLECTIVE.findall(program.as_text())
 def test_the_default_batch_fits_a_v5e_and_a_slice_needs_no_communication(tmp_path):
     """Three blocks of ViT-L/14: the buffers of a block are used again by the next, so
     that the 21 others add their weights alone, 25 MB each. Their layout is the one that
-    the compiler expects to be faster. And a block of B/32 on a slice of 256 chips, where
-    no chip waits for another.
+    the compiler expects to be faster. And a block of B/32 on a slice of 256 chips, of
+    which none waits for another.
     """
     [version] = {
         r.partition("==")[2].partition(";")[0]
