@@ -261,7 +261,7 @@ def test_a_damaged_folder_is_refused_by_file(head):
     with pytest.raises(
         ValueError, match="no fitted method in .*config.json is missing"
     ):
-        FittedMethod.load(head.parent)
+        FittedMethod.load(head.parent / "nowhere")
 
 
 def test_seeds_of_different_trainings_are_not_joined(data, tmp_path):
