@@ -85,8 +85,10 @@ def read(
 
 
 def _why_none(folder: Path) -> str:
-    """Says what a folder without `config.json` is."""
+    """Says what a folder without `config.json` is, or that there is none."""
     text = f"no fitted method in {folder}"
+    if not folder.is_dir():
+        return f"{text}: there is no such folder"
     if (folder / "open_clip_config.json").is_file():
         return f"{text}: it is a checkpoint of open_clip"
     below = Workdir(folder).methods()

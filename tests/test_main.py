@@ -194,7 +194,7 @@ def test_predict_says_what_it_lacks(demo, tmp_path):
         *("predict", tmp_path / "good.png", "--head", workdir / "head", *records),
         status=2,
     )
-    assert "has no record for" in out and "good.png" in out
+    assert "and none for" in out and "good.png; the nearest keys: " in out
     out = run("predict", tmp_path / "*.gif", *head, "--caption", "x", status=2)
     assert "no image at " in out and "*.gif" in out
     # Before towers are loaded, which would take longer.
