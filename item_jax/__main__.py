@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import NoReturn
 
 from item_jax import __version__, choices, commands, config, progress
 
@@ -42,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if argv is None:  # a program: let a termination clean up as Ctrl-C does
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if not words:
+        parser().print_help(sys.stderr)
+        return 2
     modules = _modules()
     command = next((word for word in words if not word.startswith("-")), "")
     try:
@@ -90,13 +94,23 @@ def _talk(arguments: argparse.Namespace) -> None:
         logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
 
 
+class _Parser(argparse.ArgumentParser):
+    """One whose errors end with what to type instead."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(2, f"{self.prog}: error: {message}\n{self.epilog}\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """Returns the parser of all commands."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="item-jax",
         description="Detect AI-generated images by image-text misalignment (ITEM, "
         "TIDY), in JAX.",
-        epilog="Begin with `item-jax demo`; `item-jax COMMAND --help` has an example.",
+        epilog="Begin with: item-jax demo\n"
+        "An example of each command: item-jax COMMAND --help",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=__version__)

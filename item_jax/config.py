@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import json
 import math
@@ -75,7 +76,9 @@ def _card_file(path: str) -> Path:
     cards = shipped_cards()
     if path in cards:
         return cards[path]
-    near = sorted(str(p) for p in Path(path).parent.glob("*.py"))
+    near: list[str] = []
+    if Path(path).name != path or path.endswith(".py"):  # a file is meant
+        near = sorted(str(p) for p in Path(path).parent.glob("*.py"))
     raise ValueError(f"no run card {path!r}; {nearest(path, [*cards, *near])}")
 
 
@@ -108,7 +111,7 @@ def override(config: ConfigDict, field: str, value: str) -> None:
     if field in _RENAMED:
         raise ValueError(f"config field {field!r} is now {_RENAMED[field]!r}")
     if field not in FIELDS:
-        raise ValueError(f"unknown config field {field!r}; {nearest(field, FIELDS)}")
+        raise ValueError(_unknown(field))
     old = FIELDS[field].default
     try:
         new: Any = (
@@ -123,6 +126,20 @@ def override(config: ConfigDict, field: str, value: str) -> None:
         ) from e
     section, _, leaf = field.rpartition(".")
     (config[section] if section else config)[leaf] = new
+
+
+def _unknown(field: str) -> str:
+    """What to say of a field that does not exist: the nearest, then a few others."""
+    close = difflib.get_close_matches(field, FIELDS, n=4)
+    section = field.partition(".")[0]
+    own = [name for name in FIELDS if name.startswith(f"{section}.")]
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    if own:
+        others = f"Fields of {section!r}: {', '.join(own)}"
+    else:
+        others = f"Also near: {', '.join(close[1:])}" if close[1:] else ""
+    more = f"{others}; " if others else ""
+    return f"unknown config field {field!r}.{hint} {more}`item-jax config` prints all"
 
 
 def refuse_unused(command: str, fields: Iterable[str]) -> None:

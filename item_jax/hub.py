@@ -8,6 +8,7 @@ which is compared when they are loaded.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,9 @@ from item_jax.towers.checkpoint import download, hub_errors
 
 ABOVE = 3
 """So many folders above a method's are searched for its towers."""
+
+MOST = 12
+"""So many folders beside a missing one are listed."""
 
 
 def load(name: str | Path, revision: str | None = None) -> tuple[FittedMethod, Path]:
@@ -34,19 +38,39 @@ def load(name: str | Path, revision: str | None = None) -> tuple[FittedMethod, P
       The method, and the folder it was read from.
 
     Raises:
-      ValueError: for a missing or damaged method, or the revision of a folder.
+      ValueError: for a missing or damaged method, or the revision of a folder; before
+        the Hub is asked, for a name whose folder above is here.
     """
     folder = Path(name)
     local = folder.is_dir()
     if local and revision is not None:
         raise ValueError(f"revision {revision!r}: {folder} is a folder, which has none")
     if not local:
-        if str(name).count("/") != 1 or str(name).startswith((".", "/")):
-            raise ValueError(
-                f"no fitted method {str(name)!r}: neither a folder nor a repository id"
-            )
+        _refuse_missing(str(name))
         folder = download(str(name), revision)
     return FittedMethod.load(folder, modules=local), folder
+
+
+def _refuse_missing(name: str) -> None:
+    """Refuses what cannot be on the Hub, and what is a mistyped folder."""
+    above = Path(name).parent
+    is_id = name.count("/") == 1 and not name.startswith((".", "/"))
+    if is_id and not above.is_dir():
+        return
+    if not above.is_dir():
+        raise ValueError(f"no fitted method {name!r}: there is no folder {above}")
+    beside = sorted(
+        p.name for p in above.iterdir() if p.is_dir() and p.name[:1] not in "._"
+    )
+    close = difflib.get_close_matches(Path(name).name, beside, n=1)
+    hint = f" Did you mean {str(above / close[0])!r}?" if close else ""
+    shown = ", ".join(beside[:MOST]) or "no folder"
+    more = f" and {len(beside) - MOST} more" if len(beside) > MOST else ""
+    raise ValueError(
+        f"no fitted method {name!r}: there is no such folder"
+        f"{'' if '/' in name else ', and a repository id has an owner: OWNER/NAME'}. "
+        f"{above.absolute()} has {shown}{more}.{hint}"
+    )
 
 
 def push(

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 
 from item_jax import choices, files, heads, methods, misalignment, settings
 from item_jax.config import leaves
+from item_jax.workdir import Workdir
 
 SCHEMA = "item-method/1"
 SCHEMA_0_1 = "item-head/1"
@@ -55,11 +56,17 @@ def read(
     """
     path = folder / "config.json"
     if not path.is_file():
-        raise ValueError(f"no fitted method in {folder}: config.json is missing")
+        raise ValueError(_why_none(folder))
     config = files.read_json(path)
     weights = folder / WEIGHTS
     if config.get("schema") == SCHEMA_0_1:
         config, weights = _upgrade(config, path), folder / WEIGHTS_0_1
+    elif "schema" not in config and "model_type" in config:
+        kind = files.printable(config["model_type"])
+        raise ValueError(
+            f"{folder} is a checkpoint of model type {kind!r}, not a fitted method: "
+            "`item-jax train` writes one, such as WORKDIR/head"
+        )
     elif config.get("schema") != SCHEMA:
         raise ValueError(
             f"{path} is of schema {config.get('schema')!r}; this version reads "
@@ -75,6 +82,21 @@ def read(
     if weights.name == WEIGHTS_0_1:
         arrays = {f"params.{name}": value for name, value in arrays.items()}
     return config, _merged(config.pop("state"), arrays, weights)
+
+
+def _why_none(folder: Path) -> str:
+    """Says what a folder without `config.json` is, or that there is none."""
+    text = f"no fitted method in {folder}"
+    if not folder.is_dir():
+        return f"{text}: there is no such folder"
+    if (folder / "open_clip_config.json").is_file():
+        return f"{text}: it is a checkpoint of open_clip"
+    below = Workdir(folder).methods()
+    if not below:
+        return f"{text}: config.json is missing"
+    named = [p.relative_to(folder).as_posix() for p in below.values()]
+    first = next(iter(below.values()))
+    return f"{text} itself; it has {', '.join(named)}: did you mean {str(first)!r}?"
 
 
 def _check_config(config: Mapping[str, Any], path: Path) -> None:

@@ -5,6 +5,7 @@ Standard library only.
 
 from __future__ import annotations
 
+import codecs
 import fnmatch
 import functools
 import re
@@ -36,10 +37,19 @@ def looks_like(data: bytes) -> str:
     for magic, what in _SIGNATURES:
         if fnmatch.fnmatchcase(head, magic + b"*"):
             return what
-    text = head[:24].decode("ascii", "replace")
-    if text.isprintable() and "\ufffd" not in text:
-        return f"text, beginning {text!r}"
+    text = _text(bytes(data[:256])).strip()
+    if text:
+        return f"text, beginning {text.splitlines()[0][:24]!r}"
     return f"unknown data, beginning 0x{bytes(data[:16]).hex()}"
+
+
+def _text(data: bytes) -> str:
+    """The beginning of a UTF-8 text; "" for what is none."""
+    try:  # a character that is cut off at the end is no error
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(data)
+    except UnicodeDecodeError:
+        return ""
+    return text if text.translate(dict.fromkeys(b"\t\n\r")).isprintable() else ""
 
 
 def webp_size(data: bytes) -> tuple[int, int] | None:

@@ -33,7 +33,7 @@ def _generators(results: Mapping[str, Any]) -> list[str]:
         name: name + ("*" if name.split("/")[-1] in trained else "")
         for name in results["generators"]
     }
-    wide = _width([*names.values(), "macro average"])
+    wide = _width([*map(cut, names.values()), "macro average"])
     title = f"{'generator':<{wide}}{'n':>8}{'ACC':>8}{'AP':>8}{'AUC':>8}  {'95%':<11}"
     cosine = results["cosine"]
     directed = any("direction" in means for means in cosine.values())
@@ -58,7 +58,9 @@ def _generators(results: Mapping[str, Any]) -> list[str]:
 
 def _others(results: Mapping[str, Any], others: Sequence[str]) -> list[str]:
     """A line for each other method: its average and how it differs from the first."""
-    wide = _width([*others, "other method"])
+    otherwise = _other_trainings(results)
+    shown = {name: cut(name) + "~" * (name in otherwise) for name in others}
+    wide = _width([*shown.values(), "other method"])
     first = cut(results["method"])
     lines = [
         f"{'other method':<{wide}}{'macro AUC':>10}  {'95%':<11}  less {first}, 95%"
@@ -67,7 +69,7 @@ def _others(results: Mapping[str, Any], others: Sequence[str]) -> list[str]:
         method = results["methods"][name]
         interval = method.get("macro_interval_95", {}).get("auc")
         auc = _percent(method["macro"].get("auc"), 10)
-        line = f"{cut(name):<{wide}}{auc}  {_interval(interval):<11}"
+        line = f"{shown[name]:<{wide}}{auc}  {_interval(interval):<11}"
         found = method.get("difference", {}).get("macro", {}).get("auc")
         if found:
             line += f"  {100 * found['value']:+.2f}"
@@ -91,8 +93,37 @@ def _p(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
+def _other_trainings(results: Mapping[str, Any]) -> dict[str, str]:
+    """What methods were trained on, of those whose training is not the first one's.
+
+    That is other images, or another number of seeds where both have seeds.
+    """
+    found = {}
+    own, seeds = _training(results, results["method"])
+    for name in results["methods"]:
+        images, count = _training(results, name)
+        if images != own or (seeds and count and seeds != count):
+            found[name] = _training_text(results, name)
+    return found
+
+
+def _training(results: Mapping[str, Any], name: str) -> tuple[list[Any], int | None]:
+    """The images a method was trained on, by number and origin; its seeds, if any."""
+    training = results["methods"][name]["config"]["training"]
+    images = [training[k] for k in ("real", "fake", "generators", "benchmarks")]
+    return images, training["settings"].get("train", {}).get("seeds")
+
+
+def _training_text(results: Mapping[str, Any], name: str) -> str:
+    (real, fake, generators, _), seeds = _training(results, name)
+    if not real + fake:
+        return "images that are not known here"
+    text = f"{real:,} real + {fake:,} fake of {', '.join(generators) or 'no name'}"
+    return f"{text}, {seeds} seed{'s' if seeds > 1 else ''}" if seeds else text
+
+
 def _width(names: Sequence[str]) -> int:
-    return max(len(cut(name)) for name in names) + 1
+    return max(len(name) for name in names) + 1
 
 
 def cut(name: str) -> str:
@@ -116,6 +147,7 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
     notes = [
         f"percent; ACC at P(fake) > {threshold(method)}; * trained on this generator",
         *resampled(results, method),
+        *_otherwise(results),
         f"protocol {results['protocol']['name']}: {results['protocol']['images']}",
         f"{counts['in']} images = {counts['done']} done + {counts['failed']} failed; "
         f"{described(method['config'])}, towers {embedding['tower']['name']}, "
@@ -143,6 +175,19 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
         notes.append(f"AUC over {method['seeds']['n']} seeds: {spread}")
     notes += left_out(results)
     return notes + [f"warning: {warning}" for warning in results["warnings"]]
+
+
+def _otherwise(results: Mapping[str, Any]) -> list[str]:
+    """Which methods were trained otherwise than the first, and on what."""
+    found = _other_trainings(results)
+    if not found:
+        return []
+    first = results["method"]
+    return [
+        f"~ trained otherwise than {cut(first)} ({_training_text(results, first)}): "
+        "the difference is not of the methods alone",
+        *(f"  {cut(name)}: trained on {text}" for name, text in found.items()),
+    ]
 
 
 def left_out(results: Mapping[str, Any]) -> list[str]:

@@ -72,10 +72,12 @@ def training_set(cache: EmbeddingCache, config: ConfigDict) -> TrainingSet:
       ValueError: if a generator has no images, or all images are real, or all fake.
     """
     split, only = config.train.split, tuple(config.train.generators)
-    seen: set[tuple[str, str]] = set()
+    seen: dict[str, set[str]] = {}  # split -> generators of its labelled images
     parts = []
     for part, _ in cache:
-        seen |= {(row["split"], row["generator"]) for row in part.rows}
+        for row in part.rows:
+            if row["label"] is not None:
+                seen.setdefault(row["split"], set()).add(row["generator"])
         part = part.where(
             lambda row: (
                 row["label"] is not None
@@ -84,11 +86,18 @@ def training_set(cache: EmbeddingCache, config: ConfigDict) -> TrainingSet:
         )
         if len(part):
             parts.append(part)
-    known = sorted({generator for _, generator in seen})
+    if split and split not in seen:
+        raise ValueError(
+            f"train.split: no labelled image of split {split!r}; "
+            f"{nearest(split, filter(None, sorted(seen)))} Empty takes all"
+        )
+    usable = seen.get(split, set()) if split else set().union(*seen.values())
+    known = sorted(usable - {""})
     for name in only:
         if name not in known:
             raise ValueError(
-                f"train.generators: no image of {name!r}; {nearest(name, known)}"
+                f"train.generators: no labelled image of {name!r} in "
+                f"{_split_text(split)}; {nearest(name, known)}"
             )
     rows = [row for part in parts for row in part.rows]
     real = sum(row["label"] == "real" for row in rows)
@@ -96,9 +105,10 @@ def training_set(cache: EmbeddingCache, config: ConfigDict) -> TrainingSet:
     if not real or not fake:
         raise ValueError(
             f"training needs real and fake images, found {real} real and {fake} fake "
-            f"of split {split!r}, generators {list(only) or 'all'}; the cache has "
-            f"(split, generator): {sorted(seen)}. --config.train.split= and "
-            "--config.train.generators= choose among them; empty takes all"
+            f"in {_split_text(split)}, of generators {', '.join(only) or '(all)'}; "
+            f"those it has: {', '.join(known) or 'none by name'}. "
+            "--config.train.split= and --config.train.generators= choose; empty takes "
+            "all"
         )
     facts = {
         "real": real,
@@ -110,6 +120,10 @@ def training_set(cache: EmbeddingCache, config: ConfigDict) -> TrainingSet:
         "records_sha256": cache.manifest["records_sha256"],
     }
     return TrainingSet(parts, cache.embedding, facts)
+
+
+def _split_text(split: str) -> str:
+    return f"split {split!r}" if split else "any split"
 
 
 def fit_method(

@@ -30,6 +30,14 @@ def test_an_unknown_field_names_the_nearest():
     c = config.default()
     with pytest.raises(ValueError, match="Did you mean 'train.epochs'"):
         config.override(c, "train.epoch", "3")
+    with pytest.raises(ValueError) as refused:
+        config.override(c, "head.hiden_dim", "3")
+    assert str(refused.value) == (
+        "unknown config field 'head.hiden_dim'. Did you mean 'head.hidden_dim'? Fields "
+        "of 'head': head.name, head.hidden_dim; `item-jax config` prints all"
+    )
+    with pytest.raises(ValueError, match="zzz'. `item-jax config` prints all"):
+        config.override(c, "zzz", "3")
     with pytest.raises(AttributeError, match="locked"):
         c.train.epoch = 3
 
@@ -150,5 +158,7 @@ def test_shipped_cards_are_found_by_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # not by a file that lies here
     assert config.shipped_cards().keys() == {p.stem for p in CARDS}
     assert config.load("tidy_vitl14").misalignment.name == "tidy"
-    with pytest.raises(ValueError, match="Did you mean 'item_vitl14'"):
+    (tmp_path / "setup.py").touch()
+    with pytest.raises(ValueError, match="Did you mean 'item_vitl14'") as refused:
         config.load("item_vitl41")
+    assert "setup.py" not in str(refused.value), "a name, not a file, was asked for"

@@ -1,6 +1,7 @@
 import csv
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -79,6 +80,24 @@ def test_the_table_says_it_all(trained):
         *("13 images = 12 done + 1 failed", "gone.png: image: ", "over 2 seeds"),
     ):
         assert words in text
+
+
+def test_methods_of_another_training_are_marked(trained):
+    cache, fitted, config = trained
+    assert "~" not in table(evaluate_methods(cache, fitted, config))
+    vae, one = (config.copy_and_resolve_references() for _ in range(2))
+    vae.train.generators, one.train.seeds = ("vae",), 1
+    others = {
+        "vae-only": fit_method("item", training_set(cache, vae), vae),
+        "one-seed": fit_method("item", training_set(cache, config), one),
+    }
+    text = table(evaluate_methods(cache, fitted | others, config))
+    assert re.findall(r"^(\S+)~ ", text, re.M) == ["vae-only", "one-seed"]
+    assert (
+        "~ trained otherwise than head (6 real + 6 fake of gan, vae, 2 seeds)" in text
+    )
+    assert "  vae-only: trained on 3 real + 3 fake of vae, 2 seeds\n" in text
+    assert "  one-seed: trained on 6 real + 6 fake of gan, vae, 1 seed\n" in text
 
 
 def test_the_threshold_is_the_methods_own_and_strict(trained):

@@ -258,10 +258,13 @@ def test_a_damaged_folder_is_refused_by_file(head):
     weights.unlink()
     with pytest.raises(ValueError, match="weights.safetensors is missing"):
         FittedMethod.load(head)
+    with pytest.raises(ValueError, match="nowhere: there is no such folder"):
+        FittedMethod.load(head.parent / "nowhere")
+    (head.parent / "empty").mkdir()
     with pytest.raises(
         ValueError, match="no fitted method in .*config.json is missing"
     ):
-        FittedMethod.load(head.parent)
+        FittedMethod.load(head.parent / "empty")
 
 
 def test_seeds_of_different_trainings_are_not_joined(data, tmp_path):

@@ -161,12 +161,11 @@ def test_a_lone_folder_of_reals_serves_the_generators_without(put):
     root = put(
         *("train/real/1.png", "train/sdv14/ai/1.png"),
         *("test/real/1.png", "test/sdv14/ai/1.png", "test/mj/ai/1.png"),
+        "test/real/2.png",
     )
     found = folder.label_folders(root)
     assert found.real_sources == {"sdv14": "", "mj": ""}
-    assert "fake      sdv14  test, against the real images of no generator's" in (
-        found.text()
-    )
+    assert "fake      sdv14  test, against the 2 shared real images\n" in found.text()
     (root / "test/real").rename(root / "test/laion")
     put("test/laion/real/1.png")
     (root / "test/laion/1.png").unlink()
@@ -205,8 +204,13 @@ def test_keys_are_composed_unicode(put):
     assert list(places(root)) == ["real/\u00e4.png"]
 
 
-def test_no_folder_and_no_image(tmp_path):
+def test_no_folder_and_no_image(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="no folder"):
         folder.label_folders(tmp_path / "x")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError) as refused:
+        folder.label_folders("x")
+    assert f"no folder 'x' ({tmp_path / 'x'})" in str(refused.value)
+    assert "such as real/ and fake/, or train/sdv14/real/" in str(refused.value)
     with pytest.raises(ValueError, match="no image below"):
         folder.label_folders(tmp_path)

@@ -176,6 +176,28 @@ def test_a_folder_has_no_revision(evaluated):
         ItemDetector.from_pretrained(evaluated.method(), revision="main")
 
 
+def test_a_mistyped_folder_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hub, "download", lambda *_: pytest.fail("asked the Hub"))
+    for name in ("run/head", "run/methods/npr", "run/clip", "other"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("run/head", "run/methods/npr"):
+        (tmp_path / name / "config.json").write_text("{}")
+    (tmp_path / "run/clip/config.json").write_text('{"model_type": "clip"}')
+    for name, words in (
+        ("run/haed", "run has clip, head, methods. Did you mean 'run/head'?"),
+        ("rum", "OWNER/NAME. .* has other, run. Did you mean 'run'?"),
+        ("gone/run/head", "no folder gone/run"),
+        ("run", "it has head, methods/npr: did you mean 'run/head'?"),
+        ("run/clip", "is a checkpoint of model type 'clip', not a fitted method"),
+    ):
+        with pytest.raises(ValueError, match=words.replace("?", r"\?")):
+            hub.load(name)
+    monkeypatch.setattr(hub, "download", lambda name, revision: tmp_path / "run/clip")
+    with pytest.raises(ValueError, match="checkpoint of model type"):
+        hub.load("somebody/head")  # no such folder above: it is asked for
+
+
 COMMAND = "import sys; from item_jax.__main__ import main; sys.exit(main(sys.argv[1:]))"
 
 

@@ -284,7 +284,12 @@ def test_nothing_and_text():
     message = refusal(b"<html><body>404 Not Found</body></html>")
     assert "web page" in message and "allowed: JPEG, PNG" in message
     assert "text, beginning 'hello world" in refusal(b"hello world, no picture")
+    lines = "Liebe Gr\u00fc\u00dfe,\n\tdies ist kein Bild.\r\n" + "\u00fc" * 200
+    for data in (lines.encode(), b"\xef\xbb\xbf" + lines.encode()):
+        assert "text, beginning 'Liebe Gr\u00fc\u00dfe,';" in refusal(data)
     assert "0x00000000" in refusal(bytes(100))
+    assert "unknown data, beginning 0x4c69ff" in refusal(b"Li\xff\n" * 20)
+    assert "unknown data, beginning 0x4c691c" in refusal(b"Li\x1c\n" * 20)
 
 
 @pytest.mark.parametrize(

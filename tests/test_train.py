@@ -179,10 +179,42 @@ def test_training_generators_are_chosen(cache, config):
     data = training_set(cache, config)
     assert data.facts["generators"] == ["vae"] and data.facts["real"] == 3
     config.train.generators = ("vea",)
-    with pytest.raises(ValueError, match="no image of 'vea'.*Did you mean 'vae'"):
+    with pytest.raises(ValueError, match="image of 'vea' in split 'train'; allowed: "):
         training_set(cache, config)
     config.train.generators, config.train.split = (), "trian"
-    with pytest.raises(ValueError, match=r"0 real and 0 fake.*\('train', 'vae'\)"):
+    with pytest.raises(
+        ValueError, match="split 'trian'; allowed: test, train. Did you mean 'train'"
+    ):
+        training_set(cache, config)
+
+
+def test_only_generators_with_training_images_are_allowed(
+    photos, towers, config, tmp_path
+):
+    root, records = photos
+    changed = [
+        dataclasses.replace(
+            r,
+            generator="" if r.label == "real" else r.generator,
+            split="test" if (r.label, r.generator) == ("fake", "gan") else r.split,
+        )
+        for r in records
+    ]
+    cache = embed_records(changed, towers, config, images=root, folder=tmp_path / "a")
+    config.train.generators = ("gan",)
+    with pytest.raises(ValueError) as refused:
+        training_set(cache, config)
+    assert str(refused.value) == (
+        "train.generators: no labelled image of 'gan' in split 'train'; allowed: vae."
+    )
+    config.train.generators, config.train.split = ("vae",), "test"
+    cache = embed_records(
+        [dataclasses.replace(r, split="test", label="fake") for r in records],
+        *(towers, config),
+        images=root,
+        folder=tmp_path / "b",
+    )
+    with pytest.raises(ValueError, match="in split 'test', of generators vae; those "):
         training_set(cache, config)
 
 

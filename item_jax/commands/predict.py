@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import difflib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from item_jax import files, records
-from item_jax.choices import nearest
 from item_jax.commands import (
     SIDECARS,
     card_warnings,
@@ -41,7 +41,11 @@ OPTIONS = (
         help="only the score, not what it would be without each object",
     ),
     option("--save-dir", metavar="FOLDER", help="draw the evidence, a PNG an image"),
-    option("--json", help="write the results to this file, a line an image"),
+    option(
+        "--json",
+        help="write the results to this file, a line an image; `label` is what the "
+        "records say, or null",
+    ),
 )
 
 AT_ONCE = 64  # images whose views may wait in memory together
@@ -94,18 +98,19 @@ def run(arguments: argparse.Namespace) -> int:
         **{role: (facts or {}).get("id") for role, facts in inputs.facts.items()},
         "warnings": warnings,
     }
-    failed = 0
+    failed, drawn = 0, []
     mark = " (other captions or boxes than the head's)" if other else ""
     shown = {k: _shown(p) for k, p in zip(keys, paths)}
     with _json_lines(arguments.json) as write:
         scored = _scored(detector, inputs.records, root, arguments)
         for record, row, explanation in scored:
-            row = {"image": shown[record.key], **row, **beside}
+            row = {"image": shown[record.key], **row, "label": record.label, **beside}
             say(_verdict_text(row, explanation, method.threshold, mark))
             write(row)
             failed += row["status"] != "done"
+            drawn += [row["evidence"]] if "evidence" in row else []
     if arguments.save_dir:
-        say(f"evidence in {arguments.save_dir}")
+        say(_drawn_text(drawn))
     return 1 if failed else 0
 
 
@@ -253,12 +258,24 @@ def _records_of(root: Path, keys, file) -> list[records.Record]:
         endings = ("/".join(parts[i:]) for i in range(1, len(parts)))
         match = next((e for e in endings if records.normalise_key(e) in known), None)
         if match is None:
+            near = difflib.get_close_matches(str(path), known, n=3, cutoff=0)
             raise ValueError(
-                f"{file} has no record for {path}; {nearest(key, list(known)[:20])}"
+                f"{file} has {len(known):,} records and none for {path}; the nearest "
+                f"keys: {', '.join(near) or 'none'}. An image without a record needs "
+                "--caption TEXT or --caption-with MODEL instead of --records"
             )
         record = known[records.normalise_key(match)]
         wanted.append(dataclasses.replace(record, key=key))
     return wanted
+
+
+def _drawn_text(paths: Sequence[str]) -> str:
+    if not paths:
+        return "evidence: no picture, since no image could be scored"
+    first = files.printable(paths[0])
+    if len(paths) == 1:
+        return f"evidence: {first}"
+    return f"evidence: {len(paths):,} pictures, the first {first}"
 
 
 def _verdict_text(
@@ -267,9 +284,13 @@ def _verdict_text(
     image = files.printable(row["image"])
     if row["status"] != "done":
         return f"{image}: failed: {files.printable(row['error'])}"
+    truth = ""
+    if row["label"] is not None:
+        right = "right" if row["verdict"] == row["label"] else "wrong"
+        truth = f"; {right}: the records say {row['label']}"
     lines = [
         f"{image}: {row['verdict']}, P(fake) = {row['p_fake']:.3f} "
-        f"(fake above {threshold:.4g}), cosine {row['cosine']:+.3f}{mark}",
+        f"(fake above {threshold:.4g}), cosine {row['cosine']:+.3f}{mark}{truth}",
         f"  caption: {files.printable(row['caption'])}",
     ]
     return "\n".join(lines + (_evidence_text(explanation) if explanation else []))

@@ -73,7 +73,14 @@ def tree(root: str | Path) -> Tree:
       ValueError: when there is no such folder.
     """
     if not Path(root).is_dir():
-        raise ValueError(f"no folder {os.fspath(root)!r}")
+        place = os.fspath(root)
+        raise ValueError(
+            f"no folder {place!r}"
+            + (f" ({os.path.abspath(place)})" if not os.path.isabs(place) else "")
+            + ". Images are expected below it, in folders that tell label, generator "
+            "and split, such as real/ and fake/, or train/sdv14/real/ and "
+            "train/sdv14/fake/; or the tree of a known benchmark"
+        )
     walk = _Walk()
     # A stack and not recursion: folders can be nested deeper than Python's limit.
     waiting: list[tuple[str, str, tuple]] = [(os.fspath(root), "", ())]
@@ -245,8 +252,11 @@ class Index:
             own = (benchmark, split, generator, "real") in places
             if label == "fake" and not own and generator in self.real_sources:
                 source = self.real_sources[generator]
-                line += ", against the real images " + (
-                    f"of {printable(source)}" if source else "of no generator's folder"
+                real = places[benchmark, split, source, "real"]
+                line += ", against the " + (
+                    f"real images of {printable(source)}"
+                    if source
+                    else f"{real:,} shared real image{'s' if real != 1 else ''}"
                 )
             lines.append(line)
         lines += [f"fault: {printable(fault)}" for fault in self.faults[:most]]
