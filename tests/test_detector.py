@@ -207,7 +207,7 @@ def test_towers_that_do_not_fit_are_refused(trained, tmp_path):
     towers.config = dataclasses.replace(towers.config, embed_dim=768)
     with pytest.raises(ValueError, match="embed_dim: item has 32, found 768"):
         ItemDetector.from_pretrained(folder, towers=towers)
-    with pytest.raises(ValueError, match="neither a folder nor a repository id"):
+    with pytest.raises(ValueError, match="no fitted method .*there is no such folder"):
         ItemDetector.from_pretrained(tmp_path / "nowhere")
 
 

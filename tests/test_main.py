@@ -128,7 +128,7 @@ def test_a_wrong_verdict_and_several_pictures_are_said():
         **{"image": "a.png", "status": "done", "verdict": "real", "label": "fake"},
         **{"p_fake": 0.053, "cosine": 0.8, "caption": "a ring"},
     }
-    first, caption = predict._verdict_text(row, 0.5).splitlines()
+    first, caption = predict._verdict_text(row, None, 0.5).splitlines()
     assert first.endswith("cosine +0.800; wrong: the records say fake")
     assert caption == "  caption: a ring"
     assert predict._drawn_text(["e/a.png", "e/b.png"]) == (
