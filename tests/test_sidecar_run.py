@@ -271,6 +271,8 @@ def test_a_captioner_that_breaks_its_interface_stops_the_run(pictures, tmp_path,
 def test_sigterm_and_ctrl_c_end_with_a_message(pictures, whole, tmp_path, name, status):
     """E3; the same command then continues to the same bytes."""
     out = tmp_path / "out"
+    # Tests that run in the background may have inherited that Ctrl-C is ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         program(pictures, out),
         env=environment(FAKE_SECONDS="0.3"),
@@ -278,6 +280,7 @@ def test_sigterm_and_ctrl_c_end_with_a_message(pictures, whole, tmp_path, name, 
         stderr=subprocess.PIPE,
         text=True,
     )
+    signal.signal(signal.SIGINT, before)
     assert "53 images" in process.stdout.readline()
     process.send_signal(name)
     _, stderr = process.communicate(timeout=60)
