@@ -111,7 +111,9 @@ def _training(results: Mapping[str, Any], name: str) -> tuple[list[Any], int | N
     """The images a method was trained on, by number and origin; its seeds, if any."""
     training = results["methods"][name]["config"]["training"]
     images = [training[k] for k in ("real", "fake", "generators", "benchmarks")]
-    return images, training["settings"].get("train", {}).get("seeds")
+    train = (training.get("settings") or {}).get("train")
+    seeds = train.get("seeds") if isinstance(train, Mapping) else None
+    return images, seeds if isinstance(seeds, int) else None
 
 
 def _training_text(results: Mapping[str, Any], name: str) -> str:
