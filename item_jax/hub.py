@@ -58,7 +58,7 @@ def _refuse_missing(name: str) -> None:
     if is_id and not above.is_dir():
         return
     if not above.is_dir():
-        raise ValueError(f"no fitted method {name!r}: there is no folder {above}")
+        raise ValueError(f"no fitted method at {name!r}: {above} does not exist")
     beside = sorted(
         p.name for p in above.iterdir() if p.is_dir() and p.name[:1] not in "._"
     )

@@ -187,7 +187,7 @@ def test_a_mistyped_folder_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
     for name, words in (
         ("run/haed", "run has clip, head, methods. Did you mean 'run/head'?"),
         ("rum", "OWNER/NAME. .* has other, run. Did you mean 'run'?"),
-        ("gone/run/head", "no folder gone/run"),
+        ("gone/run/head", "gone/run does not exist"),
         ("run", "it has head, methods/npr: did you mean 'run/head'?"),
         ("run/clip", "is a checkpoint of model type 'clip', not a fitted method"),
     ):

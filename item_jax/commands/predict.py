@@ -258,7 +258,11 @@ def _records_of(root: Path, keys, file) -> list[records.Record]:
         endings = ("/".join(parts[i:]) for i in range(1, len(parts)))
         match = next((e for e in endings if records.normalise_key(e) in known), None)
         if match is None:
-            near = difflib.get_close_matches(str(path), known, n=3, cutoff=0)
+            # Comparing a million keys takes minutes: those of the same file name, or some.
+            same = [k for k in known if k.rpartition("/")[2] == path.name]
+            near = difflib.get_close_matches(
+                str(path), (same or list(known))[:1000], n=3, cutoff=0
+            )
             raise ValueError(
                 f"{file} has {len(known):,} records and none for {path}; the nearest "
                 f"keys: {', '.join(near) or 'none'}. An image without a record needs "
