@@ -258,7 +258,7 @@ def _records_of(root: Path, keys, file) -> list[records.Record]:
         endings = ("/".join(parts[i:]) for i in range(1, len(parts)))
         match = next((e for e in endings if records.normalise_key(e) in known), None)
         if match is None:
-            # Comparing a million keys takes minutes: those of the same file name, or some.
+            # A million keys would take minutes: those of the same name, or some.
             same = [k for k in known if k.rpartition("/")[2] == path.name]
             near = difflib.get_close_matches(
                 str(path), (same or list(known))[:1000], n=3, cutoff=0
