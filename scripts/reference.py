@@ -21,7 +21,8 @@ def main() -> None:
     for name in item_jax.__all__:  # loaded when first used; pdoc looks and does not ask
         vars(item_jax)[name] = getattr(item_jax, name)
     pdoc.render.configure(docformat="google")
-    pdoc.pdoc("item_jax", output_directory=arguments.out)
+    installed = Path(item_jax.__file__).parent  # by name, one beside it would be ambiguous
+    pdoc.pdoc(installed, output_directory=arguments.out)
 
 
 if __name__ == "__main__":

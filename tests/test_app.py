@@ -13,7 +13,7 @@ from item_jax.__main__ import main
 from item_jax.records import Object
 from item_jax.sidecar_runs import Request
 
-README = Path(app.__file__).parent / "README.md"
+README = Path(__file__).parent.parent / "item_jax" / "README.md"
 
 
 @pytest.fixture(scope="module")

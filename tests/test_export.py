@@ -15,7 +15,7 @@ from item_jax.__main__ import main
 from item_jax.fitted import FittedMethod
 from item_jax.towers.towers import load_towers
 
-README = Path(export.__file__).parent / "README.md"
+README = Path(__file__).parent.parent / "item_jax" / "README.md"
 
 # Runs the README's lines for each program, and every ONNX file; prints what they give.
 ELSEWHERE = """
