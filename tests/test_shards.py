@@ -1,4 +1,4 @@
-"""Data sets as other programs write them: tar shards, Parquet."""
+"""Data sets as other programs write them: tar shards, Parquet, Arrow."""
 
 import io
 import json
@@ -103,10 +103,60 @@ def test_parquet_is_the_records_it_holds(pictures, tables):
         for name in ("label", "generator", "split", "caption", "objects"):
             assert getattr(found, name) == getattr(record, name), name
         assert data.read(i) == by_key[record.key]
-    assert data.record(0).key == "test-00000-of-00001/0"
+    assert data.record(0).key == "test-00000-of-00001.0"
     assert len({data.record(i).key for i in range(len(data))}) == len(data)
     again = pickle.loads(pickle.dumps(data))
     assert [again.read(i) for i in (7, 0, 11)] == [data.read(i) for i in (7, 0, 11)]
+
+
+@pytest.fixture
+def saved(pictures, tables, tmp_path):
+    """The folder of a `DatasetDict`, as `save_to_disk` writes it."""
+    folder = tmp_path / "saved"
+    for split in ("train", "test"):
+        (folder / split).mkdir(parents=True)
+        [path] = (tables / "data").glob(f"{split}-*")
+        table = parquet.read_table(path)
+        names = []
+        for number, start in enumerate((0, 4)):
+            part = table.slice(start, 4 if number == 0 else None)
+            names.append(f"data-{number:05d}-of-00002.arrow")
+            with pyarrow.ipc.new_stream(folder / split / names[-1], part.schema) as out:
+                out.write_table(part, max_chunksize=3)
+        state = {"_data_files": [{"filename": n} for n in names], "_split": split}
+        (folder / split / "state.json").write_text(json.dumps(state))
+        (folder / split / "dataset_info.json").write_text("{}")
+    (folder / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    return folder
+
+
+def test_a_saved_dataset_is_the_table_it_was(tables, saved):
+    expected, data = open_dataset(tables), open_dataset(saved)
+    assert len(data) == len(expected)
+    rows = {expected.read(i): expected.record(i) for i in range(len(expected))}
+    for i in range(len(data)):
+        found, record = data.record(i), rows[data.read(i)]
+        for name in ("label", "generator", "split", "caption", "objects"):
+            assert getattr(found, name) == getattr(record, name), name
+    assert data.record(0).key == "train/data-00000-of-00002.0"
+    assert len({data.record(i).key for i in range(len(data))}) == len(data)
+    one = open_dataset(saved / "test")
+    assert one.record(5).split == "test"
+    assert pickle.loads(pickle.dumps(one)).read(5) == one.read(5)
+
+
+def test_a_saved_dataset_is_whole_or_refused(saved):
+    lost = saved / "test" / "data-00001-of-00002.arrow"
+    whole = lost.read_bytes()
+    lost.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="00001-of-00002.arrow: not a whole Arrow"):
+        open_dataset(saved)
+    lost.unlink()
+    with pytest.raises(ValueError, match="state.json: names data-00001-.*not there"):
+        open_dataset(saved)
+    (saved / "test" / "state.json").unlink()
+    with pytest.raises(ValueError, match="dataset_dict.json names 'test'"):
+        open_dataset(saved)
 
 
 def test_embeddings_of_shards_are_those_of_the_folder(
@@ -181,7 +231,7 @@ def test_what_is_no_table_of_images_is_refused_by_name(tmp_path):
         open_dataset(write(path, text=["a"]))
     with pytest.raises(ValueError, match="a.jpg: is there twice"):
         open_dataset(write(path, image=[b"1", b"2"], key=["a.jpg", "a.jpg"]))
-    with pytest.raises(ValueError, match="x.parquet: x/0: label 7"):
+    with pytest.raises(ValueError, match="x.parquet: x.0: label 7"):
         open_dataset(write(path, image=[b"1"], label=[7]))
     whole = write(path, image=[b"1", None], label=[0, 1]).read_bytes()
     data = open_dataset(tmp_path)
@@ -189,6 +239,9 @@ def test_what_is_no_table_of_images_is_refused_by_name(tmp_path):
     assert data.read(0) == b"1"
     with pytest.raises(ImageError, match="has no image"):
         data.read(1)
+    write(path, image=[{"bytes": None, "path": "/home/a.png"}])
+    with pytest.raises(ImageError, match="not the image: /home/a.png; `save_to_disk`"):
+        open_dataset(path).read(0)
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="not a whole Parquet file"):
         open_dataset(path)

@@ -248,11 +248,11 @@ def open_dataset(
 
     Args:
       name: a `records.jsonl`; the folder of a pack, local or `gs://...`; tar shards of
-        WebDataset, or Parquet files, one or a folder of them; a folder with
-        `images/` and `captions.jsonl` (and `objects.jsonl`); any other folder of
-        images; "miniature"; `package.module` or `package.module:name`, a data set or a
-        function without arguments that returns one (`dataset` unless named); or a data
-        set, which is returned.
+        WebDataset, or Parquet files, one or a folder of them; what `save_to_disk` of
+        Hugging Face `datasets` wrote; a folder with `images/` and `captions.jsonl` (and
+        `objects.jsonl`); any other folder of images; "miniature"; `package.module` or
+        `package.module:name`, a data set or a function without arguments that returns
+        one (`dataset` unless named); or a data set, which is returned.
       image_root: the folder the keys of a `records.jsonl` are relative to; by default
         the one in its `records.run.json`.
 
@@ -284,7 +284,7 @@ def open_dataset(
     return _open_folder(text) if folder else _open_lines(text, image_root)
 
 
-FILES = {".tar": "webdataset", ".parquet": "parquet"}
+FILES = {".tar": "webdataset", ".parquet": "hugging_face"}
 
 
 def _exists(text: str) -> bool:
@@ -319,13 +319,14 @@ def _open_folder(text: str) -> Dataset:
         from item_jax.datasets.tfds import Pack
 
         return Pack(text)
+    from item_jax.datasets import hugging_face
     from item_jax.datasets.folder import FolderDataset
 
     root = Path(text)
     if any(root.glob("*.tar")):
         return _open_file(root, "webdataset")
-    if any(root.glob("*.parquet")) or any(root.glob("data/*.parquet")):
-        return _open_file(root, "parquet")
+    if hugging_face.tables_of(root):
+        return _open_file(root, "hugging_face")
     captions, objects = root / "captions.jsonl", root / "objects.jsonl"
     if (root / "images").is_dir() and captions.is_file():
         return FolderDataset(
@@ -335,14 +336,14 @@ def _open_folder(text: str) -> Dataset:
 
 
 def _open_file(path: Path, kind: str) -> Dataset:
-    """Opens what other programs wrote: tar shards, or Parquet."""
+    """Opens what other programs wrote: tar shards, Parquet, or Arrow."""
     if kind == "webdataset":
         from item_jax.datasets.webdataset import WebDataset
 
         return WebDataset(path)
-    from item_jax.datasets.parquet import ParquetDataset
+    from item_jax.datasets.hugging_face import HuggingFaceDataset
 
-    return ParquetDataset(path)
+    return HuggingFaceDataset(path)
 
 
 def _looks_packed(folder: Path) -> bool:
