@@ -21,7 +21,8 @@ def main() -> None:
     for name in item_jax.__all__:  # loaded when first used; pdoc looks and does not ask
         vars(item_jax)[name] = getattr(item_jax, name)
     pdoc.render.configure(docformat="google")
-    installed = Path(item_jax.__file__).parent  # by name, one beside it would be ambiguous
+    # By name, pdoc warns of a folder of that name in the working directory.
+    installed = Path(item_jax.__file__).parent
     pdoc.pdoc(installed, output_directory=arguments.out)
 
 
