@@ -37,9 +37,7 @@ def with_ones(v):
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize(
-    "implementation", [attention.WRITTEN_OUT, attention.ONE_BY_ONE, "xla"]
-)
+@pytest.mark.parametrize("implementation", [attention.WRITTEN_OUT, "xla"])
 def test_attention_is_the_equation(causal, implementation):
     q, k, v = heads()
     found = attention.attend(q, k, v, causal=causal, implementation=implementation)
@@ -47,7 +45,18 @@ def test_attention_is_the_equation(causal, implementation):
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("implementation", [attention.WRITTEN_OUT, "cudnn"])
+@pytest.mark.parametrize("whole", [1, 2, 4, 5])
+def test_a_sequence_in_pieces_is_the_equation(causal, whole, monkeypatch):
+    monkeypatch.setattr(attention, "WHOLE", whole)
+    q, k, v = heads()
+    found = attention.attend(q, k, v, causal=causal, implementation=attention.CUT)
+    np.testing.assert_allclose(found, equation(q, k, v, causal), atol=1e-6)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(
+    "implementation", [attention.WRITTEN_OUT, attention.CUT, "cudnn"]
+)
 def test_a_row_is_that_of_the_whole(causal, implementation):
     """With `row` no kernel is used, so that it works wherever the kernel does not."""
     q, k, v = heads()
@@ -227,7 +236,7 @@ def test_the_ladder(monkeypatch):
     cpu = jax.devices()[0]
     assert attention.preferred(cpu, jnp.bfloat16, SHAPE) == attention.WRITTEN_OUT
     long = (257, 16, 64)  # ViT-L/14
-    assert attention.preferred(cpu, jnp.float32, long) == attention.ONE_BY_ONE
+    assert attention.preferred(cpu, jnp.float32, long) == attention.CUT
 
 
 def test_a_step_down_says_why(monkeypatch):

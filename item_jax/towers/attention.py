@@ -19,13 +19,12 @@ from item_jax.sharding import ShardedFunction
 # of `jax.nn.dot_product_attention`.
 WRITTEN_OUT = "written_out"
 
-# The same, a sequence at a time, so that its weights stay in the cache of a CPU.
-ONE_BY_ONE = "one_by_one"
-
-# Bytes of one sequence's weights in float32, [H, T, T], from which that pays. On two
-# cores with 1 MiB of L2 each, image tower and batch of `scripts/benchmark.py`: 13%
-# faster at ViT-L/14 (4.0 MiB), equal at B/16 (1.8), 2% slower at B/32 (0.1).
-LONG = 2**20
+# The same over pieces of sequences, for a CPU: one attention over at most so many
+# positions is a single pass of XLA's library there, over more it is many times slower.
+# 8 sequences of 257 positions and 16 heads of 64, on two cores of a Xeon: 22 ms cut in
+# two, 65 whole, 34 a sequence at a time; 16 of 197 positions, 12 heads: 23 whole.
+CUT = "cut"
+WHOLE = 256
 
 # For a TPU: queries, keys and values come out of the projections heads first (see
 # `transformer.HeadsFirst`), the values with one more column, of ones: the sums of the
@@ -58,7 +57,7 @@ def attend(
     Args:
       q, k, v: `[B, T, H, d]` of one dtype.
       causal: whether a position sees only itself and those before it.
-      implementation: `WRITTEN_OUT`, `ONE_BY_ONE`, or one of
+      implementation: `WRITTEN_OUT`, `CUT`, or one of
         `jax.nn.dot_product_attention`; `HEADS_FIRST` is `attend_heads_first`.
       row: the one position that is needed. That is a small product, which needs no
         kernel: it is always written out.
@@ -66,23 +65,21 @@ def attend(
     Returns:
       `[B, T, H, d]`, or `[B, 1, H, d]` with `row`.
     """
-    if implementation == ONE_BY_ONE and row is None:
-
-        def alone(sequence):
-            return attend(*(x[None] for x in sequence), causal=causal)[0]
-
-        return jax.lax.map(alone, (q, k, v))
-    if implementation != WRITTEN_OUT and row is None:
+    count = 1
+    if row is not None:
+        q = take([q], row)
+    elif implementation == CUT:
+        count = -(-q.shape[1] // WHOLE)
+    elif implementation != WRITTEN_OUT:
         return jax.nn.dot_product_attention(
             q, k, v, is_causal=causal, implementation=implementation
         )
-    position = jnp.arange(k.shape[1])[None]
-    if row is not None:
-        position, q = _position(row), take([q], row)
     # Heads first: both products are then over contiguous matrices.
-    q, k, v = (x.transpose(0, 2, 1, 3) for x in (q, k, v))
-    h = _attend_rows(q, [k], [v], position if causal else None)
-    return h.transpose(0, 2, 1, 3)
+    q, k, v = (
+        jnp.array_split(x.transpose(0, 2, 1, 3), count, axis=2) for x in (q, k, v)
+    )
+    h = _attend_pieces(q, k, v, causal, row)
+    return jnp.concatenate(h, axis=2).transpose(0, 2, 1, 3)
 
 
 def attend_heads_first(
@@ -104,13 +101,24 @@ def attend_heads_first(
     Returns:
       The pieces of the queries, `[B, H, T_i, d]`.
     """
+    return _attend_pieces(q, k, v, causal, row, with_ones=True)
+
+
+def _attend_pieces(
+    q: Sequence[jax.Array],
+    k: Sequence[jax.Array],
+    v: Sequence[jax.Array],
+    causal: bool,
+    row: Row | None,
+    with_ones: bool = False,
+) -> list[jax.Array]:
     if row is not None:
         positions = [_position(row)]
     else:
         starts = itertools.accumulate((x.shape[2] for x in q), initial=0)
         positions = [jnp.arange(x.shape[2])[None] + i for x, i in zip(q, starts)]
     return [
-        _attend_rows(x, k, v, position if causal else None, with_ones=True)
+        _attend_rows(x, k, v, position if causal else None, with_ones)
         for x, position in zip(q, positions)
     ]
 
@@ -120,7 +128,7 @@ def _attend_rows(
     k: Sequence[jax.Array],
     v: Sequence[jax.Array],
     position: jax.Array | None,
-    with_ones: bool = False,
+    with_ones: bool,
 ) -> jax.Array:
     """Returns softmax(q k^T / sqrt(d)) v, divided by the sum of the weights last.
 
@@ -247,7 +255,7 @@ def preferred(
 ) -> str:
     """Returns the implementation of attention to use on a device.
 
-    On a TPU that is `HEADS_FIRST`; on a CPU long sequences are taken one by one.
+    On a TPU that is `HEADS_FIRST`; on a CPU long sequences are cut.
 
     On a GPU in bfloat16 that is cuDNN's fused kernel, which never writes the `[T, T]`
     weights to memory (T = 256, d = 64 on an RTX 4080: 0.62 against 3.99 ms, says
@@ -261,11 +269,10 @@ def preferred(
       shape: `(T, H, d)` of queries, keys and values.
       fused: whether a fused kernel may be used; it does not pay for short texts.
     """
-    length, heads, _ = shape
     if device.platform == "tpu":
         return HEADS_FIRST
-    if device.platform == "cpu" and 4 * heads * length**2 >= LONG:
-        return ONE_BY_ONE
+    if device.platform == "cpu" and shape[0] > WHOLE:
+        return CUT
     if device.platform != "gpu" or dtype != jnp.bfloat16 or not fused:
         return WRITTEN_OUT
     reason = fault("cudnn", device, dtype, shape)
