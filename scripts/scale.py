@@ -54,17 +54,7 @@ def chips() -> list[Chip]:
             if rate and row["program"] == f"{TOWER} image" and ":" not in row["target"]:
                 this = rate, f"`benchmark_results/compiled/{path.name}`"
                 best[row["target"]] = max(this, best.get(row["target"], this))
-    cpu = json.loads((RESULTS / "cpu.json").read_text())
-    (own,) = [r for r in cpu["suites"]["embedding"] if r["towers"] == TOWER]
-    cores = cpu["machine"]["cores"]
-    known = [
-        Chip(
-            f"{cores} cores, {cpu['machine']['device']}, {own['dtype']}",
-            own["ours views/s"],
-            "measured",
-            "`benchmark_results/cpu.json`, with texts and decoding",
-        )
-    ]
+    known = [_cores(name) for name in ("cpu.json", "intel.json")]
     for target, (rate, source) in sorted(best.items(), key=lambda pair: pair[1]):
         known.append(
             Chip(f"TPU {target}, bfloat16", rate, "compiler's estimate", source)
@@ -78,6 +68,19 @@ def chips() -> list[Chip]:
         )
     )
     return known
+
+
+def _cores(name: str) -> Chip:
+    """Returns what a file of results says of the CPU that it was measured on."""
+    results = json.loads((RESULTS / name).read_text())
+    machine = results["machine"]
+    (own,) = [r for r in results["suites"]["embedding"] if r["towers"] == TOWER]
+    return Chip(
+        f"{machine['cores']} cores, {machine['device']}, {own['dtype']}",
+        own["ours views/s"],
+        "measured",
+        f"`benchmark_results/{name}`, with texts and decoding",
+    )
 
 
 def page(counts: list[int], objects: float, file: str) -> str:
