@@ -206,10 +206,11 @@ def _figures(
 
     Returns:
       `generators`, `macro` (means over those that can be averaged), `left_out`
-      {generator: why it lacks figures}, `threshold`, `calibration` (or None), `range`,
-      `config`, `reliability` (see `calibration.reliability`; all generators together);
-      with intervals `macro_interval_95` {figure: (low, high)} and `minimum` {figure:
-      {"value", "generator", "interval_95"}}; with several seeds `seeds`.
+      {generator: why it lacks figures}, `threshold`, `calibration` (or None), `about`
+      (what the method is, a line), `range`, `config`, `reliability` (see
+      `calibration.reliability`; all generators together); with intervals
+      `macro_interval_95` {figure: (low, high)} and `minimum` {figure: {"value",
+      "generator", "interval_95"}}; with several seeds `seeds`.
     """
     left_out = {}
     per_seed = []
@@ -241,6 +242,7 @@ def _figures(
         "left_out": left_out,
         "threshold": seeds[0].threshold,
         "calibration": seeds[0].calibration,
+        "about": seeds[0].about(),
         "range": seeds[0].range(),
         "config": seeds[0].config,
         "reliability": _reliability(scores, name, groups),

@@ -13,6 +13,8 @@ One writer and one reader for all methods. Folders of version 0.1 are read too
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -113,6 +115,12 @@ class FittedMethod:
         if temperature is not None:
             scores = calibration.apply_temperature(scores, temperature)
         return scores
+
+    def about(self) -> str:
+        """Returns what the method is: the first line of its module's docstring."""
+        path = self.name.partition(":")[0]
+        module = sys.modules.get(f"item_jax.methods.{path}") or sys.modules.get(path)
+        return (inspect.getdoc(module or self.module) or "").partition("\n")[0]
 
     def range(self) -> dict[str, Any]:
         """Returns what a verdict rests on.

@@ -53,6 +53,10 @@ class OutsideScores:
         """Returns P(fake), float `[n]`."""
         return np.array([self.by_key[row["key"]] for row in part.rows])
 
+    def about(self) -> str:
+        """Returns what the method is."""
+        return "scores made elsewhere"
+
     def range(self) -> dict[str, Any]:
         """Returns what a verdict rests on, as a `FittedMethod` does."""
         training = self.config["training"]

@@ -55,13 +55,12 @@ WIDE = ("auc", "cosines")
 INK = "#010203"
 """What is drawn in it takes the colour of the page's text, light or dark."""
 
-SECTIONS = (
+BEFORE = (
     ("use", "What it is good for", report_tables.use),
     ("results", "Results", report_tables.generators),
     ("methods", "Methods compared", report_tables.methods),
-    ("figures", "Figures", None),
-    ("threshold", "Thresholds and calibration", report_tables.calibration),
 )
+"""Sections before the images; most readers go no further than those."""
 
 
 def write(
@@ -94,28 +93,25 @@ def write(
     """
     shown = pictures or {}
     summary = results.summary
-    sections: list[tuple[str, str, str]] = []
-    for name, heading, made in SECTIONS:
-        content = _figures(results) if made is None else made(summary, notes)
-        if content:
-            sections.append((name, heading, content))
+    before = [(name, heading, made(summary, notes)) for name, heading, made in BEFORE]
+    after = [
+        ("figures", "Figures", _figures(results)),
+        ("threshold", "Thresholds and calibration", report_tables.calibration(summary)),
+    ]
     if paper:
-        sections.append(("paper", "Experiments", _experiments(paper)))
+        after.append(("paper", "Experiments", _experiments(paper)))
     if audit is not None:
         body = _checked(report_tables.audit, audit, "`item-jax audit --json`")
-        sections.append(("audit", "What the files give away", body))
+        after.append(("audit", "What the files give away", body))
     if gate is not None:
         body = _checked(report_tables.gate, gate, "scripts/miniature/gate.py")
-        sections.append(("gate", "Are the fakes worth detecting?", body))
-    after = [
-        (name, heading, content)
-        for name, heading, content in (
-            ("failures", "Images that failed", report_tables.failures(summary)),
-            ("settings", "Settings", report_tables.settings(summary)),
-        )
-        if content
+        after.append(("gate", "Are the fakes worth detecting?", body))
+    after += [
+        ("failures", "Images that failed", report_tables.failures(summary)),
+        ("settings", "Settings", report_tables.settings(summary)),
     ]
-    links = [*sections, ("gallery", "Images", ""), *after]
+    before, after = ([s for s in part if s[2]] for part in (before, after))
+    links = [*before, ("gallery", "Images", ""), *after]
     script = _asset("report.js")
     page = Template(_asset("report.html")).substitute(
         title=escaped(title or f"Evaluation of {summary['method']}"),
@@ -127,7 +123,7 @@ def write(
         contents="\n".join(
             f'<li><a href="#{name}">{heading}</a></li>' for name, heading, _ in links
         ),
-        sections="\n".join(_section(*section) for section in sections),
+        before="\n".join(_section(*section) for section in before),
         after="\n".join(_section(*section) for section in after),
         pictures=escaped(
             f"{sum(p.jpeg is not None for p in shown.values()):,} of "

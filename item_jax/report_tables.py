@@ -151,6 +151,7 @@ def generators(results: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
         )
     below = [f"ACC at P(fake) > {tables.threshold(results['methods'][first])}"]
     below.append("* trained on this generator")
+    below += tables.alike(results)
     below += tables.resampled(results, results["methods"][first])
     below += tables.left_out(results)
     return "\n".join(
@@ -200,9 +201,14 @@ def _of_method(results: Mapping[str, Any], name: str) -> str:
 
 
 def methods(results: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
-    """Macro averages of all methods, their differences from the first, seeds."""
+    """What the methods are, macro averages, differences from the first, seeds."""
     first, *others = results["methods"]
-    parts = []
+    about = [
+        f"<li><strong>{escaped(name)}</strong>: {escaped(method['about'])}</li>"
+        for name, method in results["methods"].items()
+        if method.get("about")
+    ]
+    parts = [f"<ul>\n{chr(10).join(about)}\n</ul>"] if about else []
     if others:
         head = ["Method", "ACC", "AP", "AUC", f"AUC less {escaped(first)}", "p (Holm)"]
         rows = []
@@ -275,7 +281,7 @@ def _seeds(results: Mapping[str, Any], names: Sequence[str]) -> str:
     )
 
 
-def calibration(results: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
+def calibration(results: Mapping[str, Any]) -> str:
     """What the threshold costs, and how honest P(fake) is, on average."""
     figures = {
         "ACC": "acc",

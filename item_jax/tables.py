@@ -148,6 +148,7 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
     counts, embedding = results["counts"], results["embedding"]
     notes = [
         f"percent; ACC at P(fake) > {threshold(method)}; * trained on this generator",
+        *alike(results),
         *resampled(results, method),
         *_otherwise(results),
         f"protocol {results['protocol']['name']}: {results['protocol']['images']}",
@@ -177,6 +178,21 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
         notes.append(f"AUC over {method['seeds']['n']} seeds: {spread}")
     notes += left_out(results)
     return notes + [f"warning: {warning}" for warning in results["warnings"]]
+
+
+def alike(results: Mapping[str, Any]) -> list[str]:
+    """What ACC is worth where a set has more of one class than of the other."""
+    larger = [
+        max(s["n_real"], s["n_fake"]) / s["n"]
+        for s in results["generators"].values()
+        if s["n_real"] and s["n_fake"]
+    ]
+    if not larger or sum(larger) / len(larger) < 0.505:
+        return []
+    return [
+        f"one verdict for all images: ACC {100 * sum(larger) / len(larger):.2f} on "
+        "average, AUC 50; read AUC"
+    ]
 
 
 def _otherwise(results: Mapping[str, Any]) -> list[str]:

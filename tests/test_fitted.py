@@ -68,6 +68,7 @@ def test_every_method_is_fitted_saved_and_scored_anywhere(name, data, tmp_path):
     made.save(tmp_path)
     again = FittedMethod.load(tmp_path)
     assert again.name == name
+    assert len(again.about()) > 20 and "\n" not in again.about()
     for part in cache.select(split="test"):
         p = made.score(part)
         assert p.shape == (len(part),) and ((0 <= p) & (p <= 1)).all()

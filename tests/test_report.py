@@ -11,7 +11,7 @@ import pytest
 from evaluations import HOSTILE, enlarged, write_experiments
 from PIL import Image
 
-from item_jax import figures, gallery, plots, report, report_tables, results
+from item_jax import figures, gallery, plots, report, report_tables, results, tables
 from item_jax.__main__ import main
 
 
@@ -293,10 +293,22 @@ def test_tables_show_the_figures_of_the_results(found):
     text = report_tables.methods(found.summary)
     own = found.summary["methods"]["cosine"]["difference"]["macro"]["auc"]
     assert f"{100 * own['value']:+.2f} <small>" in text
+    for name, start in (("head", "ITEM: an MLP on"), ("cosine", "Logistic regression")):
+        assert f"<li><strong>{name}</strong>: {start}" in text
     assert "gone.png" in report_tables.failures(found.summary)
     assert found.summary["methods"]["head"]["range"]["text"] in report_tables.use(
         found.summary
     ).replace("&#x27;", "'")
+
+
+def test_what_accuracy_is_without_looking_is_said_where_it_is_not_half():
+    def said(*counts):
+        each = (dict(n=r + f, n_real=r, n_fake=f) for r, f in counts)
+        return tables.alike({"generators": dict(enumerate(each))})
+
+    assert said((10, 10), (7, 7)) == said((10, 0)) == []
+    [line] = said((80, 20), (30, 70), (5, 0))
+    assert "all images: ACC 75.00 on average, AUC 50" in line
 
 
 @pytest.mark.slow

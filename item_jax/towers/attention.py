@@ -75,10 +75,10 @@ def attend(
             q, k, v, is_causal=causal, implementation=implementation
         )
     # Heads first: both products are then over contiguous matrices.
-    q, k, v = (
+    qs, ks, vs = (
         jnp.array_split(x.transpose(0, 2, 1, 3), count, axis=2) for x in (q, k, v)
     )
-    h = _attend_pieces(q, k, v, causal, row)
+    h = _attend_pieces(qs, ks, vs, causal, row)
     return jnp.concatenate(h, axis=2).transpose(0, 2, 1, 3)
 
 
