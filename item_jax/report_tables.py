@@ -211,19 +211,22 @@ def methods(results: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
     parts = [f"<ul>\n{chr(10).join(about)}\n</ul>"] if about else []
     if others:
         head = ["Method", "ACC", "AP", "AUC", f"AUC less {escaped(first)}", "p (Holm)"]
+        marked = tables.other_trainings(results)
         rows = []
         for name, method in results["methods"].items():
             macro, ends = method["macro"], method.get("macro_interval_95") or {}
             own = method.get("difference", {}).get("macro", {}).get("auc")
             rows.append(
                 [
-                    escaped(name),
+                    escaped(name) + "~" * (name in marked),
                     *(percent(macro.get(f), ends.get(f)) for f in ("acc", "ap", "auc")),
                     signed(own["value"], own["interval_95"]) if own else "-",
                     p_value(own["p_holm"]) if own else "-",
                 ]
             )
         parts.append(table("macro averages over generators, percent", head, rows))
+        below = tables.otherwise(results)
+        parts += [f'<p class="note">{escaped(text.strip())}</p>' for text in below]
         parts.append(_paired(results, first, others))
     seeds = [n for n, m in results["methods"].items() if "seeds" in m]
     if seeds:

@@ -58,8 +58,8 @@ def _generators(results: Mapping[str, Any]) -> list[str]:
 
 def _others(results: Mapping[str, Any], others: Sequence[str]) -> list[str]:
     """A line for each other method: its average and how it differs from the first."""
-    otherwise = _other_trainings(results)
-    shown = {name: cut(name) + "~" * (name in otherwise) for name in others}
+    marked = other_trainings(results)
+    shown = {name: cut(name) + "~" * (name in marked) for name in others}
     wide = _width([*shown.values(), "other method"])
     first = cut(results["method"])
     lines = [
@@ -93,7 +93,7 @@ def _p(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
-def _other_trainings(results: Mapping[str, Any]) -> dict[str, str]:
+def other_trainings(results: Mapping[str, Any]) -> dict[str, str]:
     """What methods were trained on, of those whose training is not the first one's.
 
     That is other images, or another number of seeds where both have seeds.
@@ -150,7 +150,7 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
         f"percent; ACC at P(fake) > {threshold(method)}; * trained on this generator",
         *alike(results),
         *resampled(results, method),
-        *_otherwise(results),
+        *otherwise(results),
         f"protocol {results['protocol']['name']}: {results['protocol']['images']}",
         f"{counts['in']} images = {counts['done']} done + {counts['failed']} failed; "
         f"{described(method['config'])}, towers {embedding['tower']['name']}, "
@@ -195,9 +195,9 @@ def alike(results: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _otherwise(results: Mapping[str, Any]) -> list[str]:
+def otherwise(results: Mapping[str, Any]) -> list[str]:
     """Which methods were trained otherwise than the first, and on what."""
-    found = _other_trainings(results)
+    found = other_trainings(results)
     if not found:
         return []
     first = results["method"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from item_jax import plots
+from item_jax import plots, report_tables
 from item_jax.cache import EmbeddingCache
 from item_jax.embed import embed_records
 from item_jax.evaluate import evaluate_methods
@@ -91,7 +91,11 @@ def test_methods_of_another_training_are_marked(trained):
         "vae-only": fit_method("item", training_set(cache, vae), vae),
         "one-seed": fit_method("item", training_set(cache, config), one),
     }
-    text = table(evaluate_methods(cache, fitted | others, config))
+    found = evaluate_methods(cache, fitted | others, config)
+    page = report_tables.methods(found)
+    assert re.findall(r"([\w-]+)~</th>", page) == ["vae-only", "one-seed"]
+    assert "one-seed: trained on 6 real + 6 fake of gan, vae, 1 seed</p>" in page
+    text = table(found)
     assert re.findall(r"^(\S+)~ ", text, re.M) == ["vae-only", "one-seed"]
     assert (
         "~ trained otherwise than head (6 real + 6 fake of gan, vae, 2 seeds)" in text
