@@ -117,10 +117,14 @@ class FittedMethod:
         return scores
 
     def about(self) -> str:
-        """Returns what the method is: the first line of its module's docstring."""
+        """Returns what the method is: the first line of its docstring."""
         path = self.name.partition(":")[0]
-        module = sys.modules.get(f"item_jax.methods.{path}") or sys.modules.get(path)
-        return (inspect.getdoc(module or self.module) or "").partition("\n")[0]
+        module = sys.modules.get(f"item_jax.methods.{path}")
+        if module is None:  # not one of ours
+            text = inspect.getdoc(self.module) or inspect.getdoc(sys.modules.get(path))
+        else:  # perhaps an object of it; the module has the docstring
+            text = inspect.getdoc(module)
+        return (text or "").partition("\n")[0]
 
     def range(self) -> dict[str, Any]:
         """Returns what a verdict rests on.

@@ -151,7 +151,7 @@ def generators(results: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
         )
     below = [f"ACC at P(fake) > {tables.threshold(results['methods'][first])}"]
     below.append("* trained on this generator")
-    below += tables.alike(results)
+    below += tables.without_looking(results)
     below += tables.resampled(results, results["methods"][first])
     below += tables.left_out(results)
     return "\n".join(
@@ -208,7 +208,7 @@ def methods(results: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
         for name, method in results["methods"].items()
         if method.get("about")
     ]
-    parts = [f"<ul>\n{chr(10).join(about)}\n</ul>"] if about else []
+    parts = [f"<ul>\n{chr(10).join(about)}\n</ul>"] if about and others else []
     if others:
         head = ["Method", "ACC", "AP", "AUC", f"AUC less {escaped(first)}", "p (Holm)"]
         marked = tables.other_trainings(results)

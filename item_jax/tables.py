@@ -7,6 +7,7 @@ from typing import Any
 
 from item_jax import files
 from item_jax.config import leaves
+from item_jax.statistics import FEWEST
 
 WIDEST = 24
 """Longer names of generators and methods are cut."""
@@ -148,7 +149,7 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
     counts, embedding = results["counts"], results["embedding"]
     notes = [
         f"percent; ACC at P(fake) > {threshold(method)}; * trained on this generator",
-        *alike(results),
+        *without_looking(results),
         *resampled(results, method),
         *otherwise(results),
         f"protocol {results['protocol']['name']}: {results['protocol']['images']}",
@@ -180,29 +181,28 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
     return notes + [f"warning: {warning}" for warning in results["warnings"]]
 
 
-def alike(results: Mapping[str, Any]) -> list[str]:
+def without_looking(results: Mapping[str, Any]) -> list[str]:
     """What ACC is worth where a set has more of one class than of the other."""
-    larger = [
-        max(s["n_real"], s["n_fake"]) / s["n"]
+    shares = [
+        s["n_real"] / s["n"]
         for s in results["generators"].values()
-        if s["n_real"] and s["n_fake"]
+        if min(s["n_real"], s["n_fake"]) >= FEWEST
     ]
-    if not larger or sum(larger) / len(larger) < 0.505:
+    real = sum(shares) / len(shares) if shares else 0.5
+    if abs(real - 0.5) < 0.005:
         return []
-    return [
-        f"one verdict for all images: ACC {100 * sum(larger) / len(larger):.2f} on "
-        "average, AUC 50; read AUC"
-    ]
+    verdict, acc = ("real", real) if real > 0.5 else ("fake", 1 - real)
+    return [f"calling every image {verdict} has ACC {100 * acc:.2f} and AUC 50"]
 
 
 def otherwise(results: Mapping[str, Any]) -> list[str]:
-    """Which methods were trained otherwise than the first, and on what."""
+    """Which methods were trained differently from the first, and on what."""
     found = other_trainings(results)
     if not found:
         return []
     first = results["method"]
     return [
-        f"~ trained otherwise than {cut(first)} ({_training_text(results, first)}): "
+        f"~ trained differently from {cut(first)} ({_training_text(results, first)}): "
         "the difference is not of the methods alone",
         *(f"  {cut(name)}: trained on {text}" for name, text in found.items()),
     ]

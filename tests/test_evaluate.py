@@ -98,7 +98,7 @@ def test_methods_of_another_training_are_marked(trained):
     text = table(found)
     assert re.findall(r"^(\S+)~ ", text, re.M) == ["vae-only", "one-seed"]
     assert (
-        "~ trained otherwise than head (6 real + 6 fake of gan, vae, 2 seeds)" in text
+        "~ trained differently from head (6 real + 6 fake of gan, vae, 2 seeds)" in text
     )
     assert "  vae-only: trained on 3 real + 3 fake of vae, 2 seeds\n" in text
     assert "  one-seed: trained on 6 real + 6 fake of gan, vae, 1 seed\n" in text

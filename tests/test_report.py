@@ -304,11 +304,13 @@ def test_tables_show_the_figures_of_the_results(found):
 def test_what_accuracy_is_without_looking_is_said_where_it_is_not_half():
     def said(*counts):
         each = (dict(n=r + f, n_real=r, n_fake=f) for r, f in counts)
-        return tables.alike({"generators": dict(enumerate(each))})
+        return tables.without_looking({"generators": dict(enumerate(each))})
 
-    assert said((10, 10), (7, 7)) == said((10, 0)) == []
-    [line] = said((80, 20), (30, 70), (5, 0))
-    assert "all images: ACC 75.00 on average, AUC 50" in line
+    assert said((10, 10), (7, 7)) == said((10, 0)) == said((10, 90), (90, 10)) == []
+    assert said((80, 20), (30, 70), (5, 0)) == [
+        "calling every image real has ACC 55.00 and AUC 50"
+    ]
+    assert "every image fake has ACC 60.00" in said((40, 60))[0]
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import shutil
 import tarfile
 
 import numpy as np
@@ -12,6 +13,7 @@ from pyarrow import parquet
 
 from item_jax import testing
 from item_jax.datasets.dataset import open_dataset
+from item_jax.datasets.hugging_face import HuggingFaceDataset
 from item_jax.embed import embed_records
 from item_jax.images import ImageError
 from item_jax.records import Object
@@ -138,7 +140,7 @@ def test_a_saved_dataset_is_the_table_it_was(tables, saved):
         found, record = data.record(i), rows[data.read(i)]
         for name in ("label", "generator", "split", "caption", "objects"):
             assert getattr(found, name) == getattr(record, name), name
-    assert data.record(0).key == "train/data-00000-of-00002.0"
+    assert data.record(0).key == "train.data-00000-of-00002.0"
     assert len({data.record(i).key for i in range(len(data))}) == len(data)
     one = open_dataset(saved / "test")
     assert one.record(5).split == "test"
@@ -152,11 +154,93 @@ def test_a_saved_dataset_is_whole_or_refused(saved):
     with pytest.raises(ValueError, match="00001-of-00002.arrow: not a whole Arrow"):
         open_dataset(saved)
     lost.unlink()
-    with pytest.raises(ValueError, match="state.json: names data-00001-.*not there"):
+    with pytest.raises(ValueError, match="state.json: names 'data-00001-.*not there"):
         open_dataset(saved)
     (saved / "test" / "state.json").unlink()
-    with pytest.raises(ValueError, match="dataset_dict.json names 'test'"):
+    with pytest.raises(ValueError, match="test/state.json is not there"):
         open_dataset(saved)
+    shutil.rmtree(saved / "test")
+    with pytest.raises(ValueError, match="dataset_dict.json: names 'test', which is"):
+        open_dataset(saved)
+    (saved / "dataset_dict.json").write_text('{"splits": ["../saved/train"]}')
+    with pytest.raises(ValueError, match="'../saved/train' is not a name in its fol"):
+        open_dataset(saved)
+    (saved / "dataset_dict.json").write_text('{"splits": []}')
+    with pytest.raises(ValueError, match="no row in 0 files"):
+        open_dataset(saved)
+
+
+def test_an_arrow_file_that_lies_about_itself_is_refused(saved):
+    """Offsets that point elsewhere, and a stream that ends between two batches."""
+    path = saved / "test" / "data-00000-of-00002.arrow"
+    whole = path.read_bytes()
+    batch = pyarrow.ipc.open_stream(path).read_next_batch()
+    image = batch.column("image").field("bytes")
+    offsets = image.buffers()[1].to_pybytes()[: 4 * (len(image) + 1)]
+    assert whole.count(offsets) == 1
+    wrong = np.frombuffer(offsets, np.int32).copy()
+    wrong[1] = 10**8
+    path.write_bytes(whole.replace(offsets, wrong.tobytes()))
+    with pytest.raises(ValueError, match="not a whole Arrow file"):
+        open_dataset(saved)
+    path.write_bytes(whole[:-8])
+    with pytest.raises(ValueError, match="the end of the stream is missing"):
+        open_dataset(saved)
+    path.write_bytes(whole)
+    assert open_dataset(saved)
+
+
+@pytest.mark.parametrize(
+    "name, split",
+    [
+        ("train", "train"),
+        ("validation", "validation"),
+        ("photos", ""),
+        ("test-00000-of-00002-a1b2c3", "test"),
+        ("my-set-00001-of-00002", "my-set"),
+    ],
+)
+def test_the_split_is_in_the_name_of_a_parquet_file(tmp_path, name, split):
+    write(tmp_path / f"{name}.parquet", image=[b"1"], split=[None])
+    record = open_dataset(tmp_path).record(0)
+    assert (record.split, record.generator, record.label) == (split, "", None)
+
+
+def test_classes_and_sequences_are_read_as_datasets_stores_them(tmp_path):
+    objects = {"phrase": ["a dog"], "box": [[0.0, 0.0, 0.5, 1.0]], "score": [0.9]}
+    features = {"label": {"names": ["real", "fake"], "_type": "ClassLabel"}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+
+    def opened(label):
+        table = pyarrow.table({"image": [b"1"], "label": [label], "objects": [objects]})
+        path = tmp_path / "x.parquet"
+        parquet.write_table(table.replace_schema_metadata(metadata), path)
+        return open_dataset(path)
+
+    record = opened(1).record(0)
+    assert record.objects == (Object("a dog", (0.0, 0.0, 0.5, 1.0), 0.9),)
+    assert record.label == "fake" and opened(-1).record(0).label is None
+    with pytest.raises(ValueError, match="row 0: label 2; its classes are"):
+        opened(2)
+
+
+def test_a_saved_split_tells_the_split_alone(tables, tmp_path):
+    [path] = (tables / "data").glob("test-*")
+    table = parquet.read_table(path).drop_columns(["generator", "label"])
+    for split in ("validation", "fake"):
+        (tmp_path / split).mkdir()
+        with pyarrow.ipc.new_stream(tmp_path / split / "a.arrow", table.schema) as out:
+            out.write_table(table)
+        # What `load_dataset(..., split="train[:1000]")` leaves there.
+        state = {"_data_files": [{"filename": "a.arrow"}], "_split": "train[:1000]"}
+        (tmp_path / split / "state.json").write_text(json.dumps(state))
+        (tmp_path / split / "dataset_info.json").write_text("{}")
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["validation", "fake"]}')
+    data = open_dataset(tmp_path)
+    for i, split in ((0, "validation"), (len(data) - 1, "fake")):
+        found = data.record(i)
+        assert (found.split, found.generator, found.label) == (split, "", None)
+    assert open_dataset(tmp_path / "fake").record(0).split == "train"
 
 
 def test_embeddings_of_shards_are_those_of_the_folder(
@@ -229,10 +313,18 @@ def test_what_is_no_table_of_images_is_refused_by_name(tmp_path):
     path = tmp_path / "x.parquet"
     with pytest.raises(ValueError, match="no column 'image', found text"):
         open_dataset(write(path, text=["a"]))
-    with pytest.raises(ValueError, match="a.jpg: is there twice"):
+    with pytest.raises(ValueError, match="a.jpg: duplicate key"):
         open_dataset(write(path, image=[b"1", b"2"], key=["a.jpg", "a.jpg"]))
     with pytest.raises(ValueError, match="x.parquet: x.0: label 7"):
         open_dataset(write(path, image=[b"1"], label=[7]))
+    with pytest.raises(ValueError, match="column 'image' has string; expected bytes"):
+        open_dataset(write(path, image=["/etc/hostname"]))
+    with pytest.raises(ValueError, match="'image' has struct<path: string>"):
+        open_dataset(write(path, image=[{"path": "a.png"}]))
+    with pytest.raises(ValueError, match="row 0: the key is 7; expected text"):
+        open_dataset(write(path, image=[b"1"], key=[7]))
+    with pytest.raises(ValueError, match="absent.parquet: there is no such file"):
+        HuggingFaceDataset(tmp_path / "absent.parquet")
     whole = write(path, image=[b"1", None], label=[0, 1]).read_bytes()
     data = open_dataset(tmp_path)
     assert [data.record(i).label for i in (0, 1)] == ["real", "fake"]

@@ -325,7 +325,7 @@ def _open_folder(text: str) -> Dataset:
     root = Path(text)
     if any(root.glob("*.tar")):
         return _open_file(root, "webdataset")
-    if hugging_face.tables_of(root):
+    if hugging_face.holds_tables(root):
         return _open_file(root, "hugging_face")
     captions, objects = root / "captions.jsonl", root / "objects.jsonl"
     if (root / "images").is_dir() and captions.is_file():

@@ -26,13 +26,16 @@ from typing import Any
 
 from item_jax import files, images
 from item_jax.datasets.dataset import FOREIGN, RecordList, checked, foreign_record
+from item_jax.datasets.folder import SPLITS
 from item_jax.images import ImageError
 from item_jax.records import Record
 
-SHARD = re.compile(r"(.+)-\d+-of-\d+")
+SHARD = re.compile(r"(.+?)-\d+-of-\d+(-[0-9a-f]+)?")
+SPLIT = re.compile(r"(\w+)(\[.*\])?")  # "train[:1000]" is of train
 SPLITS_FILE = "dataset_dict.json"  # in the folder of a `DatasetDict`
-STATE_FILE = "state.json"  # in that of a `Dataset`
-KEPT = 2  # row groups or batches whose images stay in memory
+STATE_FILES = "state.json", "dataset_info.json"  # in that of a `Dataset`
+END = b"\xff\xff\xff\xff\0\0\0\0"  # of an Arrow stream
+KEPT = 2  # row groups or batches whose images stay open
 
 
 class HuggingFaceDataset(RecordList):
@@ -62,13 +65,13 @@ class HuggingFaceDataset(RecordList):
                     key = values.pop("key")
                     where = f"{file.path}: {key}"
                     if key in seen:
-                        raise ValueError(f"{where}: is there twice")
+                        raise ValueError(f"{where}: duplicate key")
                     seen.add(key)
                     records.append(foreign_record(key, values, where))
         if not records:
             raise ValueError(f"{source}: no row in {len(self.files)} files")
         super().__init__(records)
-        self._open: dict[int, list[Any]] = {}
+        self._open: dict[int, Any] = {}
         self._lock = threading.Lock()
 
     def read(self, number: int) -> bytes:
@@ -80,11 +83,11 @@ class HuggingFaceDataset(RecordList):
                     del self._open[next(iter(self._open))]
                 number_of_file, in_file, _ = self._groups[group]
                 self._open[group] = self.files[number_of_file].images(in_file)
-            content = self._open[group][number - self._groups[group][2]]
+            content = self._open[group][number - self._groups[group][2]].as_py()
         path = None
         if isinstance(content, dict):
             content, path = content["bytes"], content.get("path")
-        if content is None and path:  # a path of another's machine is not followed
+        if content is None and path:  # it may be another machine's: not followed
             raise ImageError(
                 f"the row has the path of an image and not the image: {path}; "
                 "`save_to_disk` and `push_to_hub` put it in, `to_parquet` does not"
@@ -104,8 +107,8 @@ class HuggingFaceDataset(RecordList):
 
 
 @dataclasses.dataclass(frozen=True)
-class ParquetFile:
-    """A Parquet file, its images in row groups.
+class TableFile:
+    """A file of rows, in groups.
 
     Attributes:
       path: where it is.
@@ -116,6 +119,10 @@ class ParquetFile:
     path: Path
     stem: str
     split: str
+
+
+class ParquetFile(TableFile):
+    """A Parquet file and its row groups."""
 
     def schema(self) -> Any:
         """Returns the `pyarrow.Schema`."""
@@ -128,9 +135,9 @@ class ParquetFile:
             count = file.metadata.row_group(group).num_rows
             yield count, file.read_row_group(group, columns=columns)
 
-    def images(self, group: int) -> list[Any]:
-        table = self._open().read_row_group(group, columns=["image"])
-        return table.column("image").to_pylist()
+    def images(self, group: int) -> Any:
+        """Returns the column of images of a group, a sequence of Arrow scalars."""
+        return self._open().read_row_group(group, columns=["image"]).column("image")
 
     def _open(self) -> Any:
         import pyarrow.parquet
@@ -138,26 +145,26 @@ class ParquetFile:
         return pyarrow.parquet.ParquetFile(self.path)
 
 
-@dataclasses.dataclass(frozen=True)
-class ArrowFile:
-    """An Arrow stream of `save_to_disk`, its images in record batches.
-
-    Attributes: as of `ParquetFile`.
-    """
-
-    path: Path
-    stem: str
-    split: str
+class ArrowFile(TableFile):
+    """An Arrow stream of `save_to_disk` and its record batches."""
 
     def schema(self) -> Any:
         return self._open().schema
 
     def groups(self, columns: list[str]) -> Iterator[tuple[int, Any]]:
-        for batch in self._open().to_batches():
+        import pyarrow
+
+        with open(self.path, "rb") as f:
+            f.seek(max(0, os.path.getsize(self.path) - len(END)))
+            if f.read() != END:  # else one that ends between two batches looks whole
+                raise pyarrow.ArrowInvalid("the end of the stream is missing")
+        table = self._open()
+        table.validate(full=True)  # or a wrong offset would be read where it points
+        for batch in table.to_batches():
             yield batch.num_rows, batch.select(columns)
 
-    def images(self, group: int) -> list[Any]:
-        return self._open().to_batches()[group].column("image").to_pylist()
+    def images(self, group: int) -> Any:
+        return self._open().to_batches()[group].column("image")
 
     def _open(self) -> Any:
         """A table whose values stay in the file until they are asked for."""
@@ -167,20 +174,37 @@ class ArrowFile:
             return pyarrow.ipc.open_stream(file).read_all()
 
 
+def holds_tables(folder: Path) -> bool:
+    """Whether a folder is one that `tables_of` reads."""
+    return (
+        (folder / SPLITS_FILE).is_file()
+        or all((folder / name).is_file() for name in STATE_FILES)
+        or any(folder.glob("*.parquet"))
+        or any(folder.glob("data/*.parquet"))
+    )
+
+
 def tables_of(source: Path) -> list[ParquetFile | ArrowFile]:
     """Returns a Parquet file, those of a folder and of its `data/`, or what
     `save_to_disk` wrote.
 
     Raises:
-      ValueError: if a folder of `save_to_disk` lacks one of its files.
+      ValueError: if a folder of `save_to_disk` lacks one of its files, or names one
+        that is elsewhere.
     """
     if not source.is_dir():
         return [_parquet(source)]
     if (source / SPLITS_FILE).is_file():
-        splits = files.read_json(source / SPLITS_FILE)
-        names = files.field(splits, "splits", (list,), str(source / SPLITS_FILE))
-        return [f for n in names for f in _saved(source / str(n), f"{n}/", str(n))]
-    if all((source / name).is_file() for name in (STATE_FILE, "dataset_info.json")):
+        where = str(source / SPLITS_FILE)
+        names = files.field(files.read_json(where), "splits", list, where)
+        found: list[ParquetFile | ArrowFile] = []
+        for name in names:
+            folder = _inside(source, name, where)
+            if not folder.is_dir():
+                raise ValueError(f"{where}: names {name!r}, which is not there")
+            found += _saved(folder, f"{name}.", name)
+        return found
+    if all((source / name).is_file() for name in STATE_FILES):
         return _saved(source, "", "")
     return [
         _parquet(path)
@@ -189,35 +213,51 @@ def tables_of(source: Path) -> list[ParquetFile | ArrowFile]:
 
 
 def _parquet(path: Path) -> ParquetFile:
-    split = SHARD.fullmatch(path.stem)
-    return ParquetFile(path, path.stem, split[1] if split else "")
+    shard = SHARD.fullmatch(path.stem)
+    split = path.stem if path.stem in (*SPLITS, "validation") else ""
+    return ParquetFile(path, path.stem, shard[1] if shard else split)
 
 
 def _saved(folder: Path, prefix: str, split: str) -> list[ParquetFile | ArrowFile]:
     """The files of one `Dataset`, as its `state.json` lists them."""
-    where = str(folder / STATE_FILE)
-    if not (folder / STATE_FILE).is_file():
-        raise ValueError(f"{where} is not there, though {SPLITS_FILE} names {split!r}")
-    state = files.read_json(where)
-    split = split or str(state.get("_split") or "")
+    path = folder / STATE_FILES[0]
+    if not path.is_file():
+        raise ValueError(f"{path} is not there: the data set is not whole")
+    state, where = files.read_json(path), str(path)
+    kept = SPLIT.fullmatch(str(state.get("_split") or ""))
+    split = split or (kept[1] if kept else "")
     found: list[ParquetFile | ArrowFile] = []
-    for entry in files.field(state, "_data_files", (list,), where):
-        path = folder / str(files.field(entry, "filename", (str,), where))
-        if not path.is_file():
-            raise ValueError(f"{where}: names {path.name}, which is not there")
-        found.append(ArrowFile(path, prefix + path.stem, split))
+    for entry in files.field(state, "_data_files", list, where):
+        own = _inside(folder, files.field(entry, "filename", str, where), where)
+        if not own.is_file():
+            raise ValueError(f"{where}: names {own.name!r}, which is not there")
+        found.append(ArrowFile(own, prefix + own.stem, split))
     return found
+
+
+def _inside(folder: Path, name: object, where: str) -> Path:
+    """A file or folder that is named in a file beside it."""
+    if name != Path(str(name)).name or name in ("", ".."):
+        raise ValueError(f"{where}: {name!r} is not a name in its folder")
+    return folder / str(name)
 
 
 def _rows(file: ParquetFile | ArrowFile) -> Iterator[list[dict[str, Any]]]:
     """Yields the rows of each group without their images."""
     import pyarrow
 
+    if not file.path.is_file():
+        raise ValueError(f"{file.path}: there is no such file")
     try:
         schema = file.schema()
         if "image" not in schema.names:
             raise ValueError(
                 f"{file.path}: no column 'image', found {', '.join(schema.names)}"
+            )
+        if not _holds_images(schema.field("image").type):
+            raise ValueError(
+                f"{file.path}: the column 'image' has {schema.field('image').type}; "
+                "expected bytes, alone or in {bytes, path}"
             )
         names = _class_names(schema)
         columns = [name for name in ("key", *FOREIGN) if name in schema.names]
@@ -227,16 +267,39 @@ def _rows(file: ParquetFile | ArrowFile) -> Iterator[list[dict[str, Any]]]:
             if columns:  # a table without columns has no rows
                 rows = table.to_pylist()
             for i, row in enumerate(rows, start=first):
-                # No folder: what a shard is called says nothing of a generator.
-                row.setdefault("key", f"{file.stem}.{i}")
-                row.setdefault("split", file.split)
-                if names and isinstance(row.get("label"), int):
-                    row["label"] = names[row["label"]] if row["label"] >= 0 else None
+                _complete(row, file, i, names)
             yield rows
             first += count
     except (pyarrow.ArrowException, OSError) as e:
         kind = "Parquet" if isinstance(file, ParquetFile) else "Arrow"
         raise ValueError(f"{file.path}: not a whole {kind} file: {e}") from e
+
+
+def _holds_images(kind: Any) -> bool:
+    """Whether a type of Arrow is bytes, or a struct with `bytes`."""
+    from pyarrow import types
+
+    if types.is_struct(kind):
+        place = kind.get_field_index("bytes")
+        return place >= 0 and _holds_images(kind.field(place).type)
+    return types.is_binary(kind) or types.is_large_binary(kind) or types.is_null(kind)
+
+
+def _complete(row: dict[str, Any], file: TableFile, i: int, names: list[str]) -> None:
+    """Adds what the file says, and gives labels and objects their usual form."""
+    where = f"{file.path}: row {i}"
+    # No folder: what a shard is called says nothing of a generator.
+    key = row.setdefault("key", f"{file.stem}.{i}")
+    if not isinstance(key, str) or not key:
+        raise ValueError(f"{where}: the key is {key!r}; expected text")
+    row["split"] = row.get("split") or file.split
+    label, objects = row.get("label"), row.get("objects")
+    if names and isinstance(label, int):
+        if label >= len(names):
+            raise ValueError(f"{where}: label {label}; its classes are {names}")
+        row["label"] = names[label] if label >= 0 else None
+    if isinstance(objects, dict):  # a `datasets.Sequence` of several fields
+        row["objects"] = [dict(zip(objects, own)) for own in zip(*objects.values())]
 
 
 def _class_names(schema: Any) -> list[str]:

@@ -20,9 +20,9 @@ from item_jax.sharding import ShardedFunction
 WRITTEN_OUT = "written_out"
 
 # The same over pieces of sequences, for a CPU: one attention over at most so many
-# positions is a single pass of XLA's library there, over more it is many times slower.
-# 8 sequences of 257 positions and 16 heads of 64, on two cores of a Xeon: 22 ms cut in
-# two, 65 whole, 34 a sequence at a time; 16 of 197 positions, 12 heads: 23 whole.
+# positions is a single pass of XLA's library there, over more it takes three times as
+# long. 8 sequences of 257 positions, 16 heads of 64, on two cores of a Xeon: 65 ms
+# whole, 34 a sequence at a time, 22 cut in two.
 CUT = "cut"
 WHOLE = 256
 
