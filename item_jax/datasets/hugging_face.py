@@ -89,8 +89,9 @@ class HuggingFaceDataset(RecordList):
             content, path = content["bytes"], content.get("path")
         if content is None and path:  # it may be another machine's: not followed
             raise ImageError(
-                f"the row has the path of an image and not the image: {path}; "
-                "`save_to_disk` and `push_to_hub` put it in, `to_parquet` does not"
+                f"the row has the path of an image, not the image: "
+                f"{files.printable(path)}; `save_to_disk` and `push_to_hub` put it in, "
+                "`to_parquet` does not"
             )
         if content is None:
             raise ImageError("the row has no image")
