@@ -89,7 +89,7 @@ class HuggingFaceDataset(RecordList):
             content, path = content["bytes"], content.get("path")
         if content is None and path:  # it may be another machine's: not followed
             raise ImageError(
-                f"the row has the path of an image, not the image: "
+                "the row has the path of an image, not the image: "
                 f"{files.printable(path)}; `save_to_disk` and `push_to_hub` put it in, "
                 "`to_parquet` does not"
             )
