@@ -246,9 +246,14 @@ def test_a_step_down_says_why(monkeypatch):
     assert found == attention.WRITTEN_OUT
 
 
-@pytest.mark.parametrize("implementation", ["xla", attention.HEADS_FIRST])
+@pytest.mark.parametrize(
+    "implementation", ["xla", attention.HEADS_FIRST, attention.CUT]
+)
 @pytest.mark.parametrize("dtype, atol", [("float32", 1e-6), ("bfloat16", 0.03)])
-def test_the_image_tower_is_the_same_with_any(tiny_clip, implementation, dtype, atol):
+def test_the_image_tower_is_the_same_with_any(
+    tiny_clip, implementation, dtype, atol, monkeypatch
+):
+    monkeypatch.setattr(attention, "WHOLE", 2)  # or its few positions are one piece
     towers = item_jax.load_towers(tiny_clip[0], dtype)
     c = towers.config
     rng = np.random.default_rng(0)

@@ -180,8 +180,7 @@ def holds_tables(folder: Path) -> bool:
     return (
         (folder / SPLITS_FILE).is_file()
         or all((folder / name).is_file() for name in STATE_FILES)
-        or any(folder.glob("*.parquet"))
-        or any(folder.glob("data/*.parquet"))
+        or bool(_parquet_files(folder))
     )
 
 
@@ -207,10 +206,11 @@ def tables_of(source: Path) -> list[ParquetFile | ArrowFile]:
         return found
     if all((source / name).is_file() for name in STATE_FILES):
         return _saved(source, "", "")
-    return [
-        _parquet(path)
-        for path in sorted([*source.glob("*.parquet"), *source.glob("data/*.parquet")])
-    ]
+    return [_parquet(path) for path in _parquet_files(source)]
+
+
+def _parquet_files(folder: Path) -> list[Path]:
+    return sorted([*folder.glob("*.parquet"), *folder.glob("data/*.parquet")])
 
 
 def _parquet(path: Path) -> ParquetFile:
