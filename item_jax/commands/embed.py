@@ -39,7 +39,7 @@ OPTIONS = (
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from item_jax.datasets.dataset import facts, open_dataset
+    from item_jax.datasets.dataset import facts, open_dataset, said
     from item_jax.datasets.selection import of_split
 
     if arguments.outputs:
@@ -48,6 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
     workdir = Workdir(arguments.workdir)
     folder = workdir.cache(arguments.cache)
     data = open_dataset(c.data.records or workdir.records, c.data.images or None)
+    for line in said(facts(data)):
+        say(line)
     if arguments.split:
         data = of_split(data, arguments.split)
 
