@@ -140,23 +140,19 @@ def evaluate_methods(
         for name, label in single.items()
     ]
     cosines = np.array([row["cosine"] for row in scores.rows])
-    replicates = None
-    if c.bootstrap:
-        replicates = statistics.resample(
-            scores.labels,
-            groups,
-            scores.columns,
-            thresholds={(n, k): fitted[n][k].threshold for n, k in scores.columns},
-            means={"cosine": cosines},
-            replicates=c.bootstrap,
-            seed=config.seed,
-        )
+    estimates = statistics.estimate(
+        scores.labels,
+        groups,
+        scores.columns,
+        thresholds={(n, k): fitted[n][k].threshold for n, k in scores.columns},
+        means={"cosine": cosines},
+    )
+    columns = {name: [(name, k) for k in range(len(s))] for name, s in fitted.items()}
     results = {
-        name: _figures(name, seeds, scores, groups, replicates, config)
+        name: _figures(name, seeds, scores, groups, estimates, config)
         for name, seeds in fitted.items()
     }
-    if replicates is not None:
-        comparison.compare(results, replicates, scores.labels, scores.columns, groups)
+    comparison.compare(results, estimates, columns)
     notices += _held_in(fitted, cache, c.split)
     first = next(iter(fitted))
     out = {
@@ -164,7 +160,7 @@ def evaluate_methods(
         "generators": results[first]["generators"],
         "macro": results[first]["macro"],
         "methods": results,
-        "cosine": comparison.directions(cosines, scores.labels, groups, replicates),
+        "cosine": comparison.directions(cosines, scores.labels, groups, estimates),
         "counts": {
             "in": len(scores.rows) + len(scores.failures),
             "done": len(scores.rows),
@@ -199,7 +195,7 @@ def _figures(
     seeds: Sequence[FittedMethod],
     scores: Scores,
     groups: Mapping[str, np.ndarray],
-    replicates: statistics.Replicates | None,
+    estimates: statistics.Estimates,
     config: ConfigDict,
 ) -> dict[str, Any]:
     """Everything about one method but its comparison with others.
@@ -208,11 +204,12 @@ def _figures(
       `generators`, `macro` (means over those that can be averaged), `left_out`
       {generator: why it lacks figures}, `threshold`, `calibration` (or None), `about`
       (what the method is, a line), `range`, `config`, `reliability` (see
-      `calibration.reliability`; all generators together); with intervals
-      `macro_interval_95` {figure: (low, high)} and `minimum` {figure: {"value",
-      "generator", "interval_95"}}; with several seeds `seeds`.
+      `calibration.reliability`; all generators together), `macro_interval_95` {figure:
+      (low, high)} and `minimum` {figure: {"value", "generator", "interval_95"}}; with
+      several seeds `seeds`.
     """
     left_out = {}
+    columns = [(name, k) for k in range(len(seeds))]
     per_seed = []
     for k, one in enumerate(seeds):
         summaries = {}
@@ -226,11 +223,13 @@ def _figures(
     generators: dict[str, dict[str, Any]] = per_seed[0]
     for group in groups:
         generators[group]["protocol"] = config.evaluate.protocol
-        if replicates is not None:
-            generators[group]["interval_95"] = {
-                figure: replicates.interval((name, 0), group, figure)
-                for figure in statistics.FIGURES
-            }
+        ends: dict[str, Any] = {}
+        for figure in statistics.FIGURES:
+            found = estimates.figure(columns, figure, group)
+            ends[figure] = found.ends if found else None
+            if found:
+                generators[group][figure] = found.value
+        generators[group]["interval_95"] = ends
     averaged = [
         generators[group]
         for group, index in groups.items()
@@ -247,19 +246,20 @@ def _figures(
         "config": seeds[0].config,
         "reliability": _reliability(scores, name, groups),
     }
-    if replicates is not None:
-        figures |= {"macro_interval_95": {}, "minimum": {}}
-        for figure in statistics.FIGURES:
-            macro = replicates.macro((name, 0), figure)
-            least = replicates.minimum((name, 0), figure)
-            if macro is not None:
-                figures["macro_interval_95"][figure] = macro[1]
-            if least is not None:
-                figures["minimum"][figure] = dict(
-                    zip(("value", "generator", "interval_95"), least)
-                )
+    figures |= {"macro_interval_95": {}, "minimum": {}}
+    for figure in statistics.FIGURES:
+        macro = estimates.figure(columns, figure)
+        least = estimates.minimum(columns, figure)
+        if macro is not None:
+            figures["macro_interval_95"][figure] = macro.ends
+        if least is not None:
+            figures["minimum"][figure] = {
+                "value": least[0].value,
+                "generator": least[1],
+                "interval_95": least[0].ends,
+            }
     if len(seeds) > 1:
-        figures["seeds"] = _over_seeds(name, per_seed, replicates, config.seed)
+        figures["seeds"] = _over_seeds(columns, estimates)
     return figures
 
 
@@ -300,7 +300,7 @@ def _macro(summaries: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Unweighted means over generators, as the papers' Avg. and mAP.
 
     A figure that some of them lack is the mean over the others, as in
-    `statistics.Replicates.macro`.
+    `statistics.Estimates.figure`.
     """
     values = defaultdict(list)
     for summary in summaries:
@@ -319,32 +319,20 @@ def _reliability(scores: Scores, name: str, groups) -> list[dict[str, Any]]:
     return calibration.reliability(labels, scores.columns[name, 0][index])
 
 
-def _over_seeds(
-    name: str,
-    per_seed: Sequence[Mapping[str, Any]],
-    replicates: statistics.Replicates | None,
-    seed: int,
-) -> dict[str, Any]:
-    """Mean, standard deviation (n - 1) and interval of acc, ap and auc over seeds."""
-    out: dict[str, Any] = {group: {} for group in per_seed[0]}
+def _over_seeds(columns: Sequence[Any], estimates: statistics.Estimates) -> dict:
+    """Mean, standard deviation (n - 1) and interval of each figure over seeds."""
+    out: dict[str, Any] = {group: {} for group in estimates.groups}
+    macro: dict[str, Any] = {}
     for figure in statistics.FIGURES:
-        for group in out:
-            values = [summaries[group][figure] for summaries in per_seed]
-            if None not in values:
-                out[group][figure] = {
-                    "mean": float(np.mean(values)),
-                    "std": float(np.std(values, ddof=1)),
+        for group, place in [*out.items(), (None, macro)]:
+            found = estimates.figure(columns, figure, group)
+            if found is not None:
+                place[figure] = {
+                    "mean": found.value,
+                    "std": found.std,
+                    "interval_95": found.ends,
                 }
-    macro = {}
-    if replicates is not None:
-        columns = [(name, k) for k in range(len(per_seed))]
-        for figure in statistics.FIGURES:
-            found = replicates.over_seeds(columns, figure, seed=seed)
-            if "macro" in found:
-                macro[figure] = found.pop("macro")
-            for group, spread in found.items():
-                out[group][figure] = spread
-    return {"n": len(per_seed), "generators": out, "macro": macro}
+    return {"n": len(columns), "generators": out, "macro": macro}
 
 
 def _held_in(

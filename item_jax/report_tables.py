@@ -249,10 +249,7 @@ def _paired(results: Mapping[str, Any], first: str, others: Sequence[str]) -> st
     if not rows:
         return ""
     head = ["Method", "Generator", "ACC", "p", "AP", "p", "AUC", "p"]
-    caption = (
-        f"less {escaped(first)}, on the same images, percent; p adjusted by Holm: "
-        "McNemar (ACC), paired bootstrap (AP), DeLong (AUC)"
-    )
+    caption = f"less {escaped(first)}, on the same images, percent; p adjusted by Holm"
     return (
         "<details><summary>Paired differences on each generator</summary>\n"
         f"{table(caption, head, rows, text=(1,))}</details>"

@@ -234,12 +234,9 @@ def threshold(method: Mapping[str, Any]) -> str:
 
 def resampled(results: Mapping[str, Any], method: Mapping[str, Any]) -> list[str]:
     """How the intervals were made, and the generator with the lowest AUC."""
-    replicates = results["config"]["evaluate"]["bootstrap"]
-    if not replicates:
-        return []
     notes = [
-        f"95%: of the AUC, by {replicates} draws of the images, the same for all "
-        "generators and methods; p: adjusted by Holm"
+        "95%: of the AUC, for other test images and training seeds (where there are "
+        "several), not for other training images; p: adjusted by Holm"
     ]
     least = method["minimum"].get("auc")
     if least and len(results["generators"]) > 1:
