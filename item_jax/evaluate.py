@@ -24,7 +24,7 @@ from item_jax import (
 from item_jax import config as config_lib
 from item_jax.cache import EmbeddingCache
 from item_jax.embeddings import Row
-from item_jax.fitted import FittedMethod
+from item_jax.fitted import FittedMethod, not_learned
 from item_jax.misalignment import cosine
 from item_jax.records import LABELS
 
@@ -120,6 +120,9 @@ def evaluate_methods(
     notices = list(warnings)
     for name, seeds in fitted.items():
         notices += settings.compare(seeds[0].embedding, cache.embedding, what=name)
+    notices += _lost_seeds(fitted)
+    for name, seeds in fitted.items():
+        notices += not_learned(name, seeds)
     scores = score(cache, fitted, split=c.split)
     sources = protocol.complete_real_sources(scores.rows, cache.real_sources)
     keys = [row["key"] for row in scores.rows]
@@ -245,6 +248,7 @@ def _figures(
         "about": seeds[0].about(),
         "range": seeds[0].range(),
         "config": seeds[0].config,
+        "train_auc": [getattr(one, "train_auc", None) for one in seeds],
         "reliability": _reliability(scores, name, groups),
     }
     if replicates is not None:
@@ -345,6 +349,20 @@ def _over_seeds(
             for group, spread in found.items():
                 out[group][figure] = spread
     return {"n": len(per_seed), "generators": out, "macro": macro}
+
+
+def _lost_seeds(fitted: Mapping[str, Sequence[FittedMethod]]) -> list[str]:
+    """Warns of methods that were fitted with more seeds than are here."""
+    notices = []
+    for name, seeds in fitted.items():
+        train = seeds[0].config["training"]["settings"].get("train")
+        count = train.get("seeds") if isinstance(train, Mapping) else None
+        if isinstance(count, int) and count > len(seeds):
+            notices.append(
+                f"{name} was fitted with {count} seeds, of which {len(seeds)} are "
+                "here: its figures are means over those"
+            )
+    return notices
 
 
 def _held_in(

@@ -81,6 +81,7 @@ Captions and boxes are best made as those of its training were.
 | real images | {t["real"]:,} |
 | fake images | {t["fake"]:,} |
 | generators | {_names(t["generators"])} |
+| training AUC | {_train_auc(config)} |
 | benchmarks | {_names(t["benchmarks"])} |
 | split | {_text(t["split"] or "all")} |
 {roles}
@@ -170,6 +171,13 @@ def _percent(value: float | None, ends: Any) -> str:
         return "-"
     interval = f" ({100 * ends[0]:.1f} to {100 * ends[1]:.1f})" if ends else ""
     return f"{100 * value:.2f}{interval}"
+
+
+def _train_auc(config: Mapping[str, Any]) -> str:
+    fit = config.get("fit") or {}
+    if fit.get("train_auc") is None:
+        return "unknown"
+    return f"{fit['train_auc']:.3f}, on {fit['train_auc_images']:,} training images"
 
 
 def _role(facts: Mapping[str, Any] | None) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from item_jax import files
 from item_jax.config import leaves
+from item_jax.protocol import generators_text
 from item_jax.statistics import FEWEST
 
 WIDEST = 24
@@ -121,7 +122,7 @@ def _training_text(results: Mapping[str, Any], name: str) -> str:
     (real, fake, generators, _), seeds = _training(results, name)
     if not real + fake:
         return "images that are not known here"
-    text = f"{real:,} real + {fake:,} fake of {', '.join(generators) or 'no name'}"
+    text = f"{real:,} real + {fake:,} fake of {generators_text(generators)}"
     return f"{text}, {seeds} seed{'s' if seeds > 1 else ''}" if seeds else text
 
 
