@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import types
 
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from item_jax import config as config_lib
-from item_jax import evaluate, fitted, protocol, tables, train, training_loop
+from item_jax import evaluate, fitted, protocol, settings, tables, train, training_loop
 from item_jax.__main__ import main
 from item_jax.cache import EmbeddingCache
 from item_jax.commands.train import _epochs
@@ -32,7 +33,12 @@ def part_of(labels, *, shift=2.0, seed=0):
     image[:, 0] += shift * labels
     text[:, 1] += shift * labels
     rows = [
-        {"key": str(i), "label": ("real", "fake")[y], "generator": "g", "split": ""}
+        {
+            "key": str(i),
+            "label": ("real", "fake")[int(y)],
+            "generator": "g",
+            "split": "",
+        }
         for i, y in enumerate(labels)
     ]
     none = np.zeros((0, WIDTH), np.float32)
@@ -41,13 +47,17 @@ def part_of(labels, *, shift=2.0, seed=0):
 
 def data_of(*parts):
     labels = np.concatenate([part.labels for part in parts])
-    embedding = {"tower": {"checkpoint_sha256": ""}, "captioner": None}
+    towers = types.SimpleNamespace(
+        **{"name": "tiny", "checkpoint_sha256": "", "embed_dim": WIDTH},
+        **{"image_size": 32, "dtype": "float32"},
+    )
     facts = {
         **{"real": int((labels == 0).sum()), "fake": int((labels == 1).sum())},
         **{"split": "", "only": [], "generators": ["g"], "benchmarks": ["own"]},
         "records_sha256": "",
     }
-    return train.TrainingSet(list(parts), embedding | {"grounder": None}, facts)
+    embedding = settings.embedding(towers, config_lib.default(), {})
+    return train.TrainingSet(list(parts), embedding, facts)
 
 
 @pytest.fixture
@@ -146,7 +156,7 @@ def test_epochs_are_those_that_were_trained(config):
     labels = np.arange(200) % 2
     data = data_of(part_of(labels, shift=0.0))
     overridden = ("train.learning_rate",)
-    config.train.epochs, seen = 50, []
+    config.train.epochs, seen = 40, []
     made = train.fit_method(
         *("unifd", data, config),
         overridden=overridden,
@@ -154,11 +164,11 @@ def test_epochs_are_those_that_were_trained(config):
     )
     counts = [one.config["fit"]["epochs"] for one in made]
     # Accuracies do not move at this rate: 1 better epoch, then 5 that are not.
-    assert counts == [reference(config, labels, [0.5] * 50)] * 2 == [6, 6]
+    assert counts == [reference(config, labels, [0.5] * 40)] * 2 == [6, 6]
     assert max(seen) == 6
-    assert _epochs(made) == ", 6 epochs of at most 50"
+    assert _epochs(made) == ", 6 epochs of at most 40"
     made[1].config["fit"]["epochs"] = 18
-    assert _epochs(made) == ", 6 to 18 epochs of at most 50"
+    assert _epochs(made) == ", 6 to 18 epochs of at most 40"
 
 
 @pytest.mark.parametrize("name", ["item", "vib_net", "de_fake"])
@@ -172,7 +182,7 @@ def test_without_early_stopping_all_epochs_are_trained(name, config):
 
 
 def test_a_resumed_training_counts_the_epochs_before(config, tmp_path):
-    config.train.learning_rate, config.train.epochs = 1e-6, 50
+    config.train.learning_rate, config.train.epochs = 1e-6, 40
     config.train.checkpoint_every = 2
     data = data_of(part_of(np.arange(200) % 2, shift=0.0))
 
