@@ -98,7 +98,7 @@ def chance(results: Mapping[str, Any]) -> tuple[str, dict[str, float]] | None:
     if classes:
         label = "majority class"
         if len(classes) == 1:
-            label = f"calling all {classes.pop()}"
+            label = f"always {classes.pop()}"
     half = dict.fromkeys(("balanced_acc", "ap_balanced", "auc"), 0.5)
     return label, {"acc": macro["majority"], "ap": macro["ap_chance"], **half}
 
@@ -190,9 +190,7 @@ def _cosines(results: Mapping[str, Any]) -> list[str]:
     lines = [f"{'generator':<{wide}}cosine of image and caption, fake - real, 95%"]
     for name, means in found.items():
         value, (low, high) = means["difference"], means["interval_95"]
-        lines.append(
-            f"{names[name]:<{wide}}{value:+.4f} ({low:+.4f} to {high:+.4f})"
-        )
+        lines.append(f"{names[name]:<{wide}}{value:+.4f} ({low:+.4f} to {high:+.4f})")
     return lines
 
 

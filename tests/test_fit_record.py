@@ -60,6 +60,20 @@ def data_of(*parts):
     return train.TrainingSet(list(parts), embedding, facts)
 
 
+class Pictures:
+    """An image of each key; those of fakes are noisier."""
+
+    error_maps = None
+
+    def __init__(self, part):
+        self.labels = dict(zip((row["key"] for row in part.rows), part.labels))
+
+    def __call__(self, key):
+        rng = np.random.default_rng(int(key))
+        spread = 60 if self.labels[key] else 10
+        return (128 + spread * rng.uniform(-1, 1, (40, 48, 3))).astype(np.uint8)
+
+
 @pytest.fixture
 def config():
     c = config_lib.default()
@@ -79,6 +93,19 @@ def test_every_fit_reports_its_training_auc(name, config):
         assert one.config["fit"]["train_auc"] == pytest.approx(expected, abs=1e-3)
         assert one.config["fit"]["train_auc_images"] == 81
         assert one.range()["train_auc"] == one.train_auc
+
+
+@pytest.mark.parametrize("name", ["item_jax.methods.npr:small", "dct_spectrum"])
+def test_a_fit_on_pixels_does_so_too(name, config):
+    part = part_of(np.arange(24) % 2)
+    part = dataclasses.replace(part, images=Pictures(part))
+    config.train.epochs = 1
+    made = train.fit_method(name, data_of(part), config, overridden=("train.epochs",))
+    for one in made:
+        expected = roc_auc_score(part.labels, one.score(part))
+        assert one.config["fit"]["train_auc"] == pytest.approx(expected, abs=0.02)
+    counts = [one.config["fit"]["epochs"] for one in made]
+    assert counts == ([1, 1] if "npr" in name else [None])
 
 
 def test_the_training_auc_of_many_images_is_of_some_of_each_label(config, monkeypatch):
