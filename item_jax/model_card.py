@@ -149,7 +149,7 @@ def _figures(config: Mapping[str, Any], results: Mapping[str, Any] | None) -> st
     protocol = results["protocol"]
     notes = [
         f"Protocol {_text(protocol['name'])}: {_text(protocol['images'])}.",
-        *(_text(text) for text in tables.explained(results | {"method": own_name})),
+        *(_text(text) for text in tables.explained({**results, "method": own_name})),
         *(_text(text) for text in tables.rests_on(results, method)),
         *(_text(text) for text in tables.over_seeds(method)),
         *(f"Warning: {_text(text)}" for text in results["warnings"]),

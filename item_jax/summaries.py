@@ -65,10 +65,10 @@ def of_method(
         | {"protocol": protocol}
         for group in groups
     }
-    spread: dict[str, Any] = {group: {} for group in (*groups, None)}
-    for group in spread:
+    spread: dict[str | None, dict[str, Any]] = {group: {} for group in (*groups, None)}
+    for place, own in spread.items():
         for figure in statistics.FIGURES:
-            spread[group][figure] = estimates.figure(columns, figure, group)
+            own[figure] = estimates.figure(columns, figure, place)
     for group, own in generators.items():
         own["interval_95"] = {
             f: found and found.ends for f, found in spread[group].items()

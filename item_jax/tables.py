@@ -236,14 +236,14 @@ def _width(names: Sequence[str]) -> int:
 def cut(name: str, most: int = WIDEST) -> str:
     """Returns a name that fits into a table or figure.
 
-    Of a name with its benchmark the end is kept: the beginnings are alike.
+    What is cut is in the middle, as in `stab...sion_v_1_5`: names that begin alike
+    mostly differ at their ends.
     """
     name = files.printable(name)
     if len(name) <= most:
         return name
-    if "/" in name:
-        return "..." + name[len(name) - most + 3 :]
-    return name[: most - 3] + "..."
+    start = (most - 3) // 3
+    return f"{name[:start]}...{name[len(name) - (most - 3 - start) :]}"
 
 
 def _percent(value: float | None, width: int) -> str:
@@ -290,12 +290,13 @@ def explained(results: Mapping[str, Any]) -> list[str]:
             "AP as if there were as many real images as fakes"
         )
     average = results["average"]["generators"]
+    marked = "* this generator was trained on"
+    if len(results["methods"]) > 1:
+        marked += ", by at least one of the methods"
     if not results["unseen"] and average:
-        notes.append("* trained on this generator; none of them is unseen")
+        notes.append(f"{marked}; none of them is unseen")
     elif any(results["trained_on"].values()):
-        notes.append(
-            "* trained on this generator; `macro, unseen` is the average without those"
-        )
+        notes.append(f"{marked}; macro, unseen: the average without those")
     shared = sum(own["n"] for own in results["generators"].values())
     if shared > results["average"]["n"] and len(average) == len(results["generators"]):
         notes.append("images that generators share are counted once in an average")

@@ -36,8 +36,8 @@ OPTIONS = (
     option(
         "--methods",
         metavar="A,B",
-        help="only these, by name or folder, the first one with intervals; default: "
-        "every fitted method of the workdir, head first",
+        help="only these, by name or folder; the others are compared with the first; "
+        "default: every fitted method of the workdir, head first",
     ),
     option(
         "--scores",
