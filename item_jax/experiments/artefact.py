@@ -57,7 +57,7 @@ def rows_of(results: Mapping[str, Any], **more: Any) -> list[Row]:
       A row for each method and generator, and one for the average over generators,
       whose `n` is the sum of theirs. Besides the figures it has `seeds` (over which a
       figure is the mean), `difference` from the first method {figure: {"to", "value",
-      "interval_95", "p_holm"}} (of the first seed), `trained_on`, `protocol`,
+      "interval_95", "p_holm"}} (of means over seeds), `trained_on`, `protocol`,
       `captioner`, `grounder`, `towers`, `dtype`, `perturbation`, `range` (what the
       figures may not be used for) and `warnings`.
     """
@@ -105,7 +105,7 @@ def _figures(method: Mapping[str, Any], column: str) -> Row:
         spread = seeds["macro"] if column == AVERAGE else seeds["generators"][column]
         for name, over in spread.items():
             row[name] = over["mean"]
-            row["interval_95"][name] = over.get("interval_95") or ends.get(name)
+            row["interval_95"][name] = over["interval_95"]
     row["difference"] = {
         name: {"to": method["difference"]["to"]}
         | {k: found[k] for k in ("value", "interval_95", "p_holm")}
