@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from item_jax import files, methods, metrics, published, training_loop
+from item_jax import files, methods, metrics, published, settings, training_loop
 from item_jax import fitted as fitted_lib
 from item_jax.cache import EmbeddingCache
 from item_jax.choices import nearest
@@ -161,9 +161,12 @@ def fit_method(
       how many it trained, which early stopping may end (None without epochs).
 
     Raises:
-      ValueError: for an unknown method, or a score that is not in [0, 1].
+      ValueError: for an unknown method, one that reads an output of the image tower
+        that the embeddings lack, or a score that is not in [0, 1].
     """
     module = methods.get(name)
+    stored = data.embedding.get("outputs", ())
+    settings.check_outputs(_name(name), module.NEEDS, stored)
     config = adapted(module, config, overridden)
     seeds = seeds_of(module, config)
     with training_loop.counted() as counts:
@@ -203,17 +206,20 @@ def _sample(parts: Sequence[Embeddings]) -> Embeddings:
         chosen[own[np.linspace(0, len(own) - 1, min(len(own), JUDGED)).astype(int)]] = 1
     masks = np.split(chosen, np.cumsum([len(part) for part in parts])[:-1])
     taken = [part.take(np.flatnonzero(mask)) for part, mask in zip(parts, masks)]
+    each = [part.arrays() for part in taken]
     arrays = {
-        array: np.concatenate([getattr(part, array) for part in taken])
-        for array in ARRAYS
-        if array != "object_offsets"
+        name: np.concatenate([own[name] for own in each])
+        for name in each[0]
+        if name != "object_offsets"
     }
+    outputs = {name: arrays.pop(name) for name in set(arrays) - set(ARRAYS)}
     counts = np.concatenate([np.diff(part.object_offsets) for part in taken])
     return Embeddings(
         [row for part in taken for row in part.rows],
         **arrays,
         object_offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         images=taken[0].images,
+        outputs=outputs,
     )
 
 
@@ -284,6 +290,10 @@ def refuse_unused(name: str, fields: Sequence[str]) -> None:
             raise ValueError(f"method {name!r} does not use {field!r}")
 
 
+def _name(method: Any) -> str:
+    return method if isinstance(method, str) else getattr(method, "__name__", "?")
+
+
 def _record(
     name, module, data: TrainingSet, config: ConfigDict, seed: int, start=None
 ) -> dict:
@@ -300,8 +310,8 @@ def _record(
         if start is not None:
             used["start"] = {"file": start.file, "sha256": start.sha256}
     return {
-        "method": name if isinstance(name, str) else getattr(name, "__name__", "?"),
-        "embedding": data.embedding,
+        "method": _name(name),
+        "embedding": settings.with_outputs(data.embedding, module.NEEDS),
         "threshold": config.train.threshold,
         "training": {**data.facts, "seed": seed, "settings": used},
     }
