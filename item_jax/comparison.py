@@ -15,46 +15,57 @@ def compare(
     results: dict[str, dict[str, Any]],
     estimates: statistics.Estimates,
     columns: Mapping[str, Sequence[Hashable]],
+    *,
+    unseen: Sequence[str] = (),
 ) -> None:
     """Adds `difference` to the results of every method but the first.
 
     `difference` is {"to": the first method, "generators": {generator: figures},
-    "macro": figures}, and figures are {figure: {"value" (method - first, means over the
-    seeds of each), "interval_95", "p", "p_holm", "seeds" (of both)}}; see
-    `item_jax.statistics`. Holm's correction is over methods and generators of one
-    figure, or over methods for the macro. What one of the two methods lacks is left
-    out.
+    "macro": figures, "macro_unseen": figures}, and figures are {figure: {"value"
+    (method - first), "interval_95", "p", "p_holm", "covers"}} of
+    `statistics.FIGURES`: means over the seeds of each method, on the same images.
+    Holm's correction is over methods and generators of one figure, or over methods for
+    an average. What one of the two methods lacks is left out.
 
     Args:
       results: by name of the method; changed in place.
-      estimates: of the columns.
-      columns: of each method, one per seed.
+      estimates: of `columns`.
+      columns: the columns of each method, one per training seed.
+      unseen: the generators of `macro_unseen`.
     """
     first, *others = results
     for name in others:
-        results[name]["difference"] = {"to": first, "generators": {}, "macro": {}}
+        results[name]["difference"] = {
+            "to": first,
+            **{"generators": {}, "macro": {}, "macro_unseen": {}},
+        }
+    places: list[tuple[str, dict[str, Any]]] = [
+        ("generators", {group: group for group in estimates.groups}),
+        ("macro", {"": None}),
+        ("macro_unseen", {"": list(unseen)} if unseen else {}),
+    ]
     for figure in statistics.FIGURES:
-        for groups in (estimates.groups, (None,)):
+        for place, groups in places:
             found = {}
             for name in others:
-                for group in groups:
-                    pair = estimates.difference(
-                        columns[name], columns[first], figure, group
-                    )
-                    if pair is not None:
-                        found[name, group] = pair
-            adjusted = statistics.holm({key: own.p for key, own in found.items()})
-            for (name, group), own in found.items():
-                place = results[name]["difference"]
-                figures = place["macro"]
-                if group is not None:
-                    figures = place["generators"].setdefault(group, {})
-                figures[figure] = {
-                    "value": own.value,
-                    "interval_95": own.ends,
-                    "p": own.p,
-                    "p_holm": adjusted[name, group],
-                    "seeds": (own.seeds, own.other_seeds),
+                for group, over in groups.items():
+                    pair = columns[name], columns[first]
+                    interval = estimates.difference(*pair, figure, over)
+                    if interval is not None:
+                        found[name, group] = interval
+            adjusted = statistics.holm(
+                {key: i.p for key, i in found.items() if i.p is not None}
+            )
+            for (name, group), interval in found.items():
+                own = results[name]["difference"][place]
+                if group:
+                    own = own.setdefault(group, {})
+                own[figure] = {
+                    "value": interval.value,
+                    "interval_95": interval.ends,
+                    "p": interval.p,
+                    "p_holm": adjusted.get((name, group)),
+                    "covers": interval.covers(),
                 }
 
 
@@ -85,9 +96,8 @@ def directions(
         }
         found = estimates.mean_difference("cosine", group)
         if found is not None:
-            sign = "higher" if found.low > 0 else "lower"
-            if found.low <= 0 <= found.high:
-                sign = "undecided"
+            low, high = found.ends
+            sign = "higher" if low > 0 else "lower" if high < 0 else "undecided"
             means |= {"difference": found.value, "interval_95": found.ends}
             means["direction"] = sign
         out[group] = means
