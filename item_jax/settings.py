@@ -132,7 +132,7 @@ def differing(stored: Embedding, found: Embedding) -> dict[str, tuple[Any, Any]]
 
     What is ignored is left out; None stands for a setting that one of them lacks.
     """
-    old, new = _compared(stored), _compared(found)
+    old, new = flat(stored), flat(found)
     return {
         name: (old.get(name), new.get(name))
         for name in dict.fromkeys((*old, *new))
@@ -165,7 +165,7 @@ def compare(stored: Embedding, found: Embedding, *, what: str) -> list[str]:
         image tower that the method reads and the embeddings lack.
     """
     check_outputs(what, stored.get("outputs", ()), found.get("outputs", ()))
-    old, new = _compared(stored), _compared(found)
+    old, new = flat(stored), flat(found)
     refused: list[str] = []
     warnings: list[str] = []
     for name in dict.fromkeys((*old, *new)):
@@ -219,7 +219,11 @@ def compare_roles(
     return warnings
 
 
-def _compared(stored: Embedding) -> dict[str, Any]:
+def flat(stored: Embedding) -> dict[str, Any]:
+    """Returns what two embeddings are compared by, `{"views.geometry": "item", ...}`.
+
+    What is ignored is left out, and what is None.
+    """
     known = {k: v for k, v in stored.items() if v is not None}
     return {k: v for k, v in leaves(known).items() if k not in IGNORED}
 
