@@ -65,7 +65,12 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(
             "--caption-with MODEL is needed, such as Salesforce/blip2-opt-2.7b"
         )
-    configured(arguments)  # refuses a wrong value before hours are spent
+    c = configured(arguments)  # refuses a wrong value before hours are spent
+    if c.train.split != "train":
+        raise ValueError(
+            f"train.split is {c.train.split!r}: fit trains on the images of train/ only; "
+            "`item-jax train` takes other splits"
+        )
     found = folder.label_folders(arguments.folder)
     say(found.text())
     root = Path(arguments.folder).resolve()
