@@ -160,11 +160,20 @@ def add(tar, name, content):
 @pytest.mark.parametrize(
     "folders, words",
     [
-        (("real", "fake_sdv14"), "'fake_sdv14' (1 image) looks like the label 'fake' an"),
+        (
+            ("real", "fake_sdv14"),
+            "'fake_sdv14' (1 image) looks like the label 'fake' an",
+        ),
         (("rael", "fake"), "'rael' (1 image) looks like the label 'real' and is taken"),
-        (("True", "False"), "'True' (1 image) looks like a label and is taken for a gen"),
+        (
+            ("True", "False"),
+            "'True' (1 image) looks like a label and is taken for a gen",
+        ),
         (("sdxl_test/real",), "'sdxl_test' (1 image) looks like the split 'test'"),
-        (("tset/real",), "allowed: train, val, test and their synonyms. Did you mean 't"),
+        (
+            ("tset/real",),
+            "allowed: train, val, test and their synonyms. Did you mean 't",
+        ),
         (("1", "x"), "'1' (1 image) looks like a label"),
         (("nature", "city"), "'nature' (1 image) looks like the label 'real' and is"),
         (("fake/real", "real/fake"), "fake/real: fake and real contradict each other"),
@@ -235,9 +244,15 @@ def test_fit_and_validation_images(tmp_path):
 @pytest.mark.parametrize(
     "folders, words",
     [
-        (("real", "fake", "test_unseen/real"), "'test_unseen' looks like test or valid"),
+        (
+            ("real", "fake", "test_unseen/real"),
+            "'test_unseen' looks like test or valid",
+        ),
         (("train/real", "train/fake", "real", "fake"), "images of train only: give it"),
-        (("train/real", "train/fake", "test/fake", "val/real"), "test images are 0 real"),
+        (
+            ("train/real", "train/fake", "test/fake", "val/real"),
+            "test images are 0 real",
+        ),
         (("val/real", "val/fake"), "images of val only"),
     ],
 )
@@ -253,7 +268,9 @@ def test_fit_refuses_splits_that_it_cannot_keep(tmp_path, folders, words):
 
 def table(path, names=None, **columns):
     path.parent.mkdir(parents=True, exist_ok=True)
-    made = pyarrow.table({"image": [b"x"] * len(next(iter(columns.values())))} | columns)
+    made = pyarrow.table(
+        {"image": [b"x"] * len(next(iter(columns.values())))} | columns
+    )
     if names is not None:
         features = {"label": {"names": names, "_type": "ClassLabel"}}
         stored = json.dumps({"info": {"features": features}})
@@ -267,7 +284,8 @@ def labels_of(data):
 
 
 @pytest.mark.parametrize(
-    "names", [["FAKE", "REAL"], ["1_fake", "0_real"], ["ai", "nature"], ["Fake", "Human"]]
+    "names",
+    [["FAKE", "REAL"], ["1_fake", "0_real"], ["ai", "nature"], ["Fake", "Human"]],
 )
 def test_names_of_classes(tmp_path, names):
     data = open_dataset(table(tmp_path / "x.parquet", names, label=[0, 1, -1]))
@@ -330,7 +348,10 @@ def test_columns_that_are_not_read_are_named(tmp_path):
             ["default/train/0000.parquet", "default/validation/0000.parquet"],
             [("train", ""), ("val", "")],
         ),
-        (["default/test/0000.parquet", "default/test/0001.parquet"], [("test", "")] * 2),
+        (
+            ["default/test/0000.parquet", "default/test/0001.parquet"],
+            [("test", "")] * 2,
+        ),
         (
             [
                 "glide/test-00000-of-00001.parquet",
@@ -340,7 +361,10 @@ def test_columns_that_are_not_read_are_named(tmp_path):
         ),
         (["data/train-00000-of-00001.parquet"], [("train", "")]),
         (["a/default/partial-train/0000.parquet"], [("train", "a")]),
-        (["photos_TEST.parquet", "photos_train.parquet"], [("test", ""), ("train", "")]),
+        (
+            ["photos_TEST.parquet", "photos_train.parquet"],
+            [("test", ""), ("train", "")],
+        ),
     ],
 )
 def test_layouts_of_the_hub(tmp_path, files, expected):
@@ -436,7 +460,9 @@ def test_encodings_of_captions(tmp_path, content, caption):
     assert other.error is None
 
 
-@pytest.mark.parametrize("blank", ["", " \n", "\u200b", "\ufeff", "\u2060 \u200d", "\xad"])
+@pytest.mark.parametrize(
+    "blank", ["", " \n", "\u200b", "\ufeff", "\u2060 \u200d", "\xad"]
+)
 def test_a_caption_that_shows_nothing_is_none(tmp_path, blank):
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
         add(tar, "1.jpg", b"x")
@@ -530,11 +556,23 @@ def test_a_few_pictures_among_tables_or_tars_do_not_make_a_folder(tmp_path):
     assert len(open_dataset(tmp_path / "tars")) == 2
 
 
+def test_labels_in_a_table_beside_the_images_are_said_not_to_be_read(tmp_path):
+    save(tmp_path, "train")
+    (tmp_path / "metadata.csv").write_text("file_name,label\ntrain/1.png,fake\n")
+    found = folder.label_folders(tmp_path)
+    assert any("labels in metadata.csv are not read" in note for note in found.notes)
+    save(tmp_path / "sorted", "real")
+    (tmp_path / "sorted/captions.jsonl").write_text("")
+    assert "not read" not in folder.label_folders(tmp_path / "sorted").text()
+
+
 def test_archives_are_refused_by_name(tmp_path):
     (tmp_path / "a.zip").write_bytes(b"PK")
     with pytest.raises(ValueError, match="no image below .* are 1 .zip: unpack them"):
         open_dataset(tmp_path)
-    with pytest.raises(ValueError, match="a.zip is an archive that is not read: unpack"):
+    with pytest.raises(
+        ValueError, match="a.zip is an archive that is not read: unpack"
+    ):
         open_dataset(tmp_path / "a.zip")
 
 

@@ -68,8 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
     c = configured(arguments)  # refuses a wrong value before hours are spent
     if c.train.split != "train":
         raise ValueError(
-            f"train.split is {c.train.split!r}: fit trains on the images of train/ only; "
-            "`item-jax train` takes other splits"
+            f"train.split is {c.train.split!r}: fit trains only on the images of "
+            "train/; `item-jax train` takes other splits"
         )
     found = folder.label_folders(arguments.folder)
     say(found.text())
@@ -138,17 +138,15 @@ def _sidecar_words(arguments: argparse.Namespace) -> list[str]:
     return words
 
 
-def split_images(
-    found: folder.Index, root: Path
-) -> tuple[list[records.Record], str]:
+def split_images(found: folder.Index, root: Path) -> tuple[list[records.Record], str]:
     """Divides labelled images into training and test images.
 
     Folders decide (`datasets.labels` has their words); where none says a split, a fifth
-    of each label is held out, by the digest of its file: the same images each time, also
-    when others are added, and copies of an image stay together. What is called test or
-    validation is never trained on: the method that is fitted here chooses nothing on
-    validation images, so that they wait for `item-jax calibrate`, or are the test
-    images where there are no others.
+    of each label is held out, by the digest of its file: the same images each time,
+    also when others are added, and copies of an image stay together. Images of a test
+    or validation folder are never trained on. The method that is fitted here chooses
+    nothing on validation images: they are left for `item-jax calibrate`, or are the
+    test images where there are no others.
 
     Args:
       found: of `folder.label_folders`.
@@ -193,7 +191,9 @@ def split_images(
         how = "the folders train/ and test/ say which images were held out"
     else:
         split = [
-            dataclasses.replace(record, split="test") if record.split == "val" else record
+            dataclasses.replace(record, split="test")
+            if record.split == "val"
+            else record
             for record in labelled
         ]
         how = "there is no folder test/: the images of val/ are the test images"

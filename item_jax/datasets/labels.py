@@ -208,7 +208,7 @@ class Reader:
         best = [mark for mark in marks if folders[: mark[0]] in self._paired]
         strong = [mark for mark in marks if not self._weak(folders[mark[0]])]
         best = best or strong or marks
-        # `fake/real` is one or the other; `fake_set/real` beside `fake_set/fake` is not.
+        # `fake/real` could be either; `fake_set/real` next to `fake_set/fake` is real.
         best += [mark for mark in strong if mark[0] > best[-1][0]]
         labels = {label for _, label in best}
         contradiction, numbered, label = "", False, None
