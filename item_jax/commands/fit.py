@@ -65,7 +65,12 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(
             "--caption-with MODEL is needed, such as Salesforce/blip2-opt-2.7b"
         )
-    configured(arguments)  # refuses a wrong value before hours are spent
+    c = configured(arguments)  # refuses a wrong value before hours are spent
+    if c.train.split != "train":
+        raise ValueError(
+            f"train.split is {c.train.split!r}: fit trains only on the images of "
+            "train/; `item-jax train` takes other splits"
+        )
     found = folder.label_folders(arguments.folder)
     say(found.text())
     root = Path(arguments.folder).resolve()
@@ -137,11 +142,11 @@ def split_images(found: folder.Index, root: Path) -> tuple[list[records.Record],
     """Divides labelled images into training and test images.
 
     Folders decide (`datasets.labels` has their words); where none says a split, a fifth
-    of each label is held out, by the digest of its file: the same images each time, also
-    when others are added, and copies of an image stay together. What is called test or
-    validation is never trained on: the method that is fitted here chooses nothing on
-    validation images, so that they wait for `item-jax calibrate`, or are the test
-    images where there are no others.
+    of each label is held out, by the digest of its file: the same images each time,
+    also when others are added, and copies of an image stay together. Images of a test
+    or validation folder are never trained on. The method that is fitted here chooses
+    nothing on validation images: they are left for `item-jax calibrate`, or are the
+    test images where there are no others.
 
     Args:
       found: of `folder.label_folders`.

@@ -167,7 +167,7 @@ def _split_column(values: dict[str, list[Any]]) -> str:
     return "split" if "split" in values else ""
 
 
-def _split(row: Row, column: str, split: str, said: Counter[str]) -> str:
+def _split(row: Row, column: str, split: str, said: Counter[str]) -> Any:
     """The split of a row: its column's, else its folders', else its file's."""
     given = row.values.get(column)
     if labels.missing(given):

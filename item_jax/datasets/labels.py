@@ -206,7 +206,10 @@ class Reader:
     def _read(self, folders: tuple[str, ...], file: str) -> _Place:
         marks = [(i, x) for i, name in enumerate(folders) if (x := self._mark(name))]
         best = [mark for mark in marks if folders[: mark[0]] in self._paired]
-        best = best or [m for m in marks if not self._weak(folders[m[0]])] or marks
+        strong = [mark for mark in marks if not self._weak(folders[mark[0]])]
+        best = best or strong or marks
+        # `fake/real` could be either; `fake_set/real` next to `fake_set/fake` is real.
+        best += [mark for mark in strong if mark[0] > best[-1][0]]
         labels = {label for _, label in best}
         contradiction, numbered, label = "", False, None
         end = len(folders)
