@@ -5,7 +5,8 @@ the captioner and the grounder: as `embedding` in the manifest of a cache, and c
 from there into every method that is fitted on it.
 
     {"tower": {"name", "family", "checkpoint_sha256", "embed_dim", "image_size"},
-     "dtype", "data": {...}, "views": {...}, "neutralise": {...}, "perturb": {...},
+     "dtype", "texts": {"clean"}, "data": {...}, "views": {...}, "neutralise": {...},
+     "perturb": {...},
      "captioner": {"id", ...} or null, "grounder": {"id", ...} or null}
 """
 
@@ -60,6 +61,7 @@ def embedding(towers: Any, config: ConfigDict, facts: Mapping[str, Any]) -> Embe
             "image_size": towers.image_size,
         },
         "dtype": towers.dtype,
+        "texts": {"clean": getattr(towers, "text_cleaning", "")},
     }
     stored |= {name: to_json(config[name]) for name in SECTIONS}
     for name in LOCATIONS:
@@ -76,6 +78,18 @@ def restore(stored: Embedding, config: ConfigDict) -> None:
         for name, value in stored[section].items():
             if name in config[section] and f"{section}.{name}" not in NOT_SCORES:
                 config[section][name] = value
+    config.texts.clean = text_cleaning(stored)
+
+
+def text_cleaning(stored: Embedding) -> str:
+    """Returns how the texts of stored embeddings were cleaned, `config.texts.clean`.
+
+    Embeddings of an older version do not say. Texts of CLIP were not cleaned then; of
+    `general_vit` some of it was done, which has no name: "".
+    """
+    if "texts" in stored:
+        return stored["texts"]["clean"]
+    return "" if stored["tower"]["family"] == "general_vit" else "none"
 
 
 def differing(stored: Embedding, found: Embedding) -> dict[str, tuple[Any, Any]]:
@@ -170,6 +184,7 @@ def compare_roles(
 
 def _compared(stored: Embedding) -> dict[str, Any]:
     known = {k: v for k, v in stored.items() if v is not None}
+    known["texts"] = {"clean": text_cleaning(stored)}
     return {k: v for k, v in leaves(known).items() if k not in IGNORED}
 
 
@@ -198,6 +213,7 @@ def upgrade(old: Mapping[str, Any], *, tower: str, embed_dim: int) -> Embedding:
             "image_size": old["image_size"],
         },
         "dtype": old["dtype"],
+        "texts": {"clean": "none"},
         "data": {
             "score_threshold": old["score_threshold"],
             "max_objects": old["max_objects"],
@@ -245,6 +261,8 @@ def check(stored: Mapping[str, Any], where: object) -> None:
     """
     for name, kind in _SHAPE.items():
         files.field(stored, f"embedding.{name}", kind, where)
+    if "texts" in stored["embedding"]:
+        files.field(stored, "embedding.texts.clean", str, where)
     for role in ROLES:
         known = files.field(stored, f"embedding.{role}", (dict, type(None)), where)
         if known is not None and "id" in known:

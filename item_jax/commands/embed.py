@@ -56,7 +56,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     notices = check_perturbation(facts(data), c)
     enable_compilation_cache()
-    towers = load_towers(c.tower, c.dtype, family=c.tower_family)
+    towers = load_towers(
+        c.tower, c.dtype, family=c.tower_family, text_cleaning=c.texts.clean
+    )
     notices += geometry_notice(towers, c)
     start = time.perf_counter()
     cache = embed_records(
