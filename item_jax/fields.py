@@ -89,6 +89,16 @@ FIELDS: dict[str, Field] = {
         "the paper",
         ("cover", "pad"),
     ),
+    # ---- texts
+    "texts.clean": Field(
+        "",
+        "of captions and phrases before they are tokenised; empty: as in the CLIP "
+        "model's training (`lower` for OpenAI's); not in the paper",
+        (
+            *("", "none", "lowercase", "whitespace", "whitespace_underscore"),
+            *("lower", "canonicalize"),
+        ),
+    ),
     # ---- neutralise: makes images alike in what headers tell (`item-jax audit`)
     "neutralise.quality": Field(
         0, "JPEG quality every image is re-encoded at; 0: as it is", least=0, most=100
@@ -247,7 +257,7 @@ READS: dict[str, tuple[str, ...]] = {
         *("tower", "tower_family", "dtype", "data.records", "data.images"),
         *("data.score_threshold", "data.max_objects", "data.min_object_pixels"),
         "data.max_pixels",
-        *("views", "neutralise", "perturb", "embed"),
+        *("views", "texts", "neutralise", "perturb", "embed"),
     ),
     "train": (
         *("seed", "misalignment", "head", "train"),
@@ -258,7 +268,7 @@ READS: dict[str, tuple[str, ...]] = {
     "fit": (
         *("seed", "tower", "tower_family", "dtype", "data.score_threshold"),
         *("data.max_objects", "data.min_object_pixels", "data.max_pixels", "views"),
-        *("neutralise", "embed", "misalignment", "head", "train", "evaluate"),
+        *("texts", "neutralise", "embed", "misalignment", "head", "train", "evaluate"),
     ),
     "paper": (
         *("seed", "misalignment", "head", "train", "evaluate", "paper"),

@@ -77,7 +77,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     notices = check_perturbation(facts(data), c)
     enable_compilation_cache()
-    towers = load_towers(c.tower, c.dtype, family=c.tower_family)
+    towers = load_towers(
+        c.tower, c.dtype, family=c.tower_family, text_cleaning=c.texts.clean
+    )
     notices += geometry_notice(towers, c)
     if c.embed.outputs and is_main_process():
         say(outputs_cost(towers.output_shapes(c.embed.outputs), len(data)))
