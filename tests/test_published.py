@@ -96,7 +96,7 @@ def test_weights_that_do_not_fit_are_refused(study, tmp_path):
     nan = {"weight": torch.full((1, 32), torch.nan), "bias": torch.zeros(1)}
     refused("unifd", nan, "w.pth: it: tensor .* not finite")
     wide = {"weight": torch.zeros(1, 768), "bias": torch.zeros(1)}
-    refused("unifd", wide, r"takes image_emb of shape \[768\]; .* give \[32\]")
+    refused("unifd", wide, r"does not fit .*takes .*\[768\].*found .*\[32\]")
     refused("item", wide, "'item' cannot be made of weights; those that can: .*unifd")
 
 
