@@ -144,13 +144,19 @@ class FittedMethod:
             or e["tower"]["checkpoint_sha256"] in TOY_TOWERS
         )
         where = f" ({', '.join(t['benchmarks'])})" if any(t["benchmarks"]) else ""
-        text = (
+        images = t["real"] + t["fake"]
+        counts = (
             f"trained on {t['real']:,} real and {t['fake']:,} fake images of "
-            f"{', '.join(t['generators']) or 'unnamed generators'}{where}, captions by "
+            f"{', '.join(t['generators']) or 'unnamed generators'}{where}"
+            if images
+            else f"trained by others on images that are not recorded{where}"
+        )
+        text = (
+            f"{counts}, captions by "
             f"{ids['captioner'] or 'an unknown captioner'}, boxes by "
             f"{ids['grounder'] or 'an unknown grounder'}"
         )
-        if t["real"] + t["fake"] < FEW:
+        if 0 < images < FEW:
             text += "; few images"
         c = self.calibration
         if c:

@@ -78,8 +78,8 @@ Captions and boxes are best made as those of its training were.
 
 | | |
 | --- | --- |
-| real images | {t["real"]:,} |
-| fake images | {t["fake"]:,} |
+| real images | {_number(t["real"])} |
+| fake images | {_number(t["fake"])} |
 | generators | {_names(t["generators"])} |
 | benchmarks | {_names(t["benchmarks"])} |
 | split | {_text(t["split"] or "all")} |
@@ -170,6 +170,10 @@ def _percent(value: float | None, ends: Any) -> str:
         return "-"
     interval = f" ({100 * ends[0]:.1f} to {100 * ends[1]:.1f})" if ends else ""
     return f"{100 * value:.2f}{interval}"
+
+
+def _number(images: int) -> str:
+    return f"{images:,}" if images else "not recorded"
 
 
 def _role(facts: Mapping[str, Any] | None) -> str:

@@ -407,13 +407,13 @@ def test_a_training_starts_from_torchvisions_names(tmp_path):
     np.testing.assert_allclose(
         jax.jit(module.apply)(found, x), expected, rtol=1e-3, atol=1e-4
     )
-    with pytest.raises(ValueError, match="conv1.weight is missing"):
+    with pytest.raises(ValueError, match="are missing: conv1.weight"):
         _resnet.started(variables, {}, stages)
-    with pytest.raises(ValueError, match="of no layer of this network, such as layer9"):
+    with pytest.raises(ValueError, match="of no layer of this network: layer9"):
         more = {**start.tensors, "layer9.weight": np.zeros(3)}
         _resnet.started(variables, more, stages)
     wide = {**start.tensors, "conv1.weight": np.zeros((32, 3, 7, 7))}
-    with pytest.raises(ValueError, match=r"conv1 has .*; stem of this network has"):
+    with pytest.raises(ValueError, match=r"conv1.weight has shape .*, expected"):
         _resnet.started(variables, wide, stages)
 
 

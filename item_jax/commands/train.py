@@ -40,8 +40,10 @@ OPTIONS = (
     option(
         "--weights",
         metavar="FILE",
-        help="take published weights instead of fitting: fc_weights.pth of unifd; read "
-        "without running code",
+        help="take weights that the authors, or their code, saved instead of fitting: "
+        "a state dictionary or a checkpoint of torch.save, or safetensors; of unifd, "
+        "infofd, vib_net, de_fake, rine (see item_jax/methods/README.md); read without "
+        "running code",
     ),
     option(
         "--start",
@@ -174,14 +176,14 @@ def _import(arguments, cache, c, workdir, name) -> int:
         weights=arguments.weights,
     )
     if is_main_process():
-        about = training.methods[0].range()
-        say(
-            f"took {arguments.weights}, by its authors trained on {about['real']:,} "
-            f"real + {about['fake']:,} fake of {', '.join(about['generators'])}; wrote "
-            f"{workdir.method(name)}"
-            if training.new
-            else f"{workdir.method(name)} has these weights already; nothing to do"
-        )
+        method = training.methods[0]
+        if training.new:
+            notes = method.config["training"]["settings"]["weights_notes"]
+            taken = f": {'; '.join(notes)}" if notes else ""
+            say(f"read {arguments.weights}{taken}")
+            say(f"{method.range()['text']}; wrote {workdir.method(name)}")
+        else:
+            say(f"{workdir.method(name)} has these weights already; nothing to do")
         say(
             f"note: whether they belong to {cache.embedding['tower']['name']} is not "
             "known from the file"

@@ -118,7 +118,7 @@ class Classifier:
 
         Args:
           parts, config, seeds, checkpoints, on_epoch: as for every method.
-          start: weights to start from, `item_jax.published.Start`, or None.
+          start: weights to start from, `item_jax.published.Weights`, or None.
 
         Raises:
           ValueError: if those weights do not fit the network, naming what.
