@@ -3,7 +3,8 @@
     embeddings/
       manifest.json            what it was made with, and how many shards belong to it
       shard-00012.safetensors  image_emb, text_emb [n, D]; object_emb, phrase_emb
-                               [m, D]; object_offsets [n + 1]
+                               [m, D]; object_offsets [n + 1]; outputs of the image
+                               tower that were asked for, float16 [n, ...]
       shard-00012.jsonl        one row per record, failed ones included
 
 Embeddings are un-normalised. Row i of the arrays belongs to the i-th row of the
@@ -169,6 +170,7 @@ class EmbeddingCache:
             count=self._count(shard),
             embed_dim=self.embed_dim,
             storage=self.manifest["storage"],
+            outputs=self.embedding.get("outputs", {}),
             marked=self.manifest["schema"] == SCHEMA,
         )
         return dataclasses.replace(embeddings, images=self.images), failed

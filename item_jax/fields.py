@@ -20,7 +20,7 @@ class Field:
     Attributes:
       default: its value, which also fixes its type.
       meaning: one line, with the source of the default.
-      choices: the names that are allowed; () for any value.
+      choices: the names that are allowed, also in a tuple; () for any value.
       outside: whether `package.module:name` is allowed besides `choices`.
       least, most: the range of a number, both ends included.
     """
@@ -32,6 +32,10 @@ class Field:
     least: float | None = None
     most: float | None = None
 
+
+OUTPUTS = ("pooled", "class_tokens", "block_tokens")
+"""Outputs of the image tower, beside its embedding, that a cache can hold; see
+`item_jax/towers/outputs.py`."""
 
 FIELDS: dict[str, Field] = {
     "seed": Field(0, "of everything random; not in the paper", least=0),
@@ -110,6 +114,12 @@ FIELDS: dict[str, Field] = {
     "embed.mode": Field("jit", "sharding; results are equal", ("jit", "pmap")),
     "embed.storage": Field(
         "float32", "of the cache; float16 halves the disk", ("float32", "float16")
+    ),
+    "embed.outputs": Field(
+        (),
+        "more of the image tower in the cache, in float16: `pooled`, `class_tokens`, "
+        "`block_tokens`; (): only the embedding",
+        OUTPUTS,
     ),
     "embed.threads": Field(8, "decoding threads, in each process", least=1),
     "embed.workers": Field(

@@ -94,8 +94,11 @@ class FittedMethod:
           float `[n]`, P(fake) in [0, 1].
 
         Raises:
-          ValueError: if a score is not one, naming the image.
+          ValueError: if a score is not one, naming the image; or if the method reads
+            an output of the image tower that the images lack, naming it.
         """
+        needs = getattr(self.module, "NEEDS", ())
+        settings.check_outputs(self.name, needs, part.outputs)
         scores = np.asarray(
             self.module.score(self.state if state is None else state, part)
         )

@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from item_jax import files, methods, torch_files
+from item_jax import files, methods, settings, torch_files
 from item_jax.cache import EmbeddingCache
 from item_jax.fitted import FittedMethod
 
@@ -81,10 +81,13 @@ def read(
 
     Raises:
       ValueError: for a method without published weights, a file that is damaged or
-        hostile, or weights that do not fit the method or the cache; naming what.
+        hostile, or weights that do not fit the method or the cache (its outputs of the
+        image tower among them); naming what.
     """
     module = methods.get(method)
-    if not all(hasattr(module, name) for name in NEEDS):
+    name = method if isinstance(method, str) else module.__name__
+    settings.check_outputs(name, module.NEEDS, cache.embedding.get("outputs", ()))
+    if not all(hasattr(module, need) for need in NEEDS):
         known = [n for n in methods.names() if hasattr(methods.get(n), NEEDS[0])]
         raise ValueError(
             f"method {method!r} has no published weights that can be read; those of "
@@ -116,8 +119,8 @@ def read(
         },
     }
     config = {
-        "method": method if isinstance(method, str) else module.__name__,
-        "embedding": cache.embedding,
+        "method": name,
+        "embedding": settings.with_outputs(cache.embedding, module.NEEDS),
         "threshold": threshold,
         "training": training,
     }

@@ -6,18 +6,23 @@ from there into every method that is fitted on it.
 
     {"tower": {"name", "family", "checkpoint_sha256", "embed_dim", "image_size"},
      "dtype", "data": {...}, "views": {...}, "neutralise": {...}, "perturb": {...},
+     "outputs": {name: its shape for one image},
      "captioner": {"id", ...} or null, "grounder": {"id", ...} or null}
+
+`outputs` are those of the image tower beside the embedding, often none. A method keeps
+only those that it reads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from item_jax import files
 from item_jax.config import leaves, to_json
+from item_jax.fields import OUTPUTS
 from item_jax.images import MAX_PIXELS
 
 Embedding = dict[str, Any]
@@ -48,9 +53,15 @@ def embedding(towers: Any, config: ConfigDict, facts: Mapping[str, Any]) -> Embe
 
     Args:
       towers: `item_jax.towers.towers.Towers`, or an object with the same attributes.
-      config: `dtype` is that of the towers; `data`, `views`, `neutralise`, `perturb`.
+      config: `dtype` is that of the towers; `data`, `views`, `neutralise`, `perturb`
+        and `embed.outputs`.
       facts: of the data set: `captioner` and `grounder`, dictionaries or None.
+
+    Raises:
+      ValueError: for an output that the towers do not have.
     """
+    wanted = [name for name in OUTPUTS if name in config.embed.outputs]
+    shapes = towers.output_shapes(wanted) if wanted else {}
     stored: Embedding = {
         "tower": {
             "name": towers.name,
@@ -64,6 +75,7 @@ def embedding(towers: Any, config: ConfigDict, facts: Mapping[str, Any]) -> Embe
     stored |= {name: to_json(config[name]) for name in SECTIONS}
     for name in LOCATIONS:
         del stored["data"][name]
+    stored["outputs"] = {name: list(shape) for name, shape in shapes.items()}
     return stored | {role: facts.get(role) for role in ROLES}
 
 
@@ -76,6 +88,43 @@ def restore(stored: Embedding, config: ConfigDict) -> None:
         for name, value in stored[section].items():
             if name in config[section] and f"{section}.{name}" not in NOT_SCORES:
                 config[section][name] = value
+    config.embed.outputs = tuple(stored.get("outputs", ()))
+
+
+def with_outputs(stored: Embedding, names: Iterable[str]) -> Embedding:
+    """Returns the settings with only those outputs that a method reads.
+
+    Args:
+      stored: of a cache.
+      names: the method's `NEEDS`.
+    """
+    known = stored.get("outputs", {})
+    kept = {name: known[name] for name in known if name in set(names)}
+    return stored | {"outputs": kept}
+
+
+def check_outputs(what: str, names: Iterable[str], found: Iterable[str]) -> None:
+    """Refuses embeddings that lack outputs of the image tower.
+
+    Args:
+      what: the method's name, for the message.
+      names: what it reads, its `NEEDS`; names that are no outputs are not looked at.
+      found: the outputs that the embeddings have.
+
+    Raises:
+      ValueError: naming method and outputs, with the command to run.
+    """
+    needed = [name for name in OUTPUTS if name in set(names)]
+    found = list(found)
+    lacking = [name for name in needed if name not in found]
+    if lacking:
+        both = ",".join(name for name in OUTPUTS if name in {*needed, *found})
+        raise ValueError(
+            f"method {what!r} needs {' and '.join(lacking)} of the image tower, which "
+            f"these embeddings do not have. Embed with `item-jax embed --cache NAME "
+            f"--outputs {both}` and give --cache NAME to this command too; in Python "
+            "set config.embed.outputs"
+        )
 
 
 def differing(stored: Embedding, found: Embedding) -> dict[str, tuple[Any, Any]]:
@@ -112,14 +161,16 @@ def compare(stored: Embedding, found: Embedding, *, what: str) -> list[str]:
       among them.
 
     Raises:
-      ValueError: naming each setting of `REFUSED` that differs.
+      ValueError: naming each setting of `REFUSED` that differs, or each output of the
+        image tower that the method reads and the embeddings lack.
     """
+    check_outputs(what, stored.get("outputs", ()), found.get("outputs", ()))
     old, new = _compared(stored), _compared(found)
     refused: list[str] = []
     warnings: list[str] = []
     for name in dict.fromkeys((*old, *new)):
         section = name.partition(".")[0]
-        if section in ROLES or name in NOT_SCORES:
+        if section in (*ROLES, "outputs") or name in NOT_SCORES:
             continue
         if old.get(name) != new.get(name):
             message = f"{name}: {what} has {old.get(name)!r}, found {new.get(name)!r}"
@@ -245,6 +296,17 @@ def check(stored: Mapping[str, Any], where: object) -> None:
     """
     for name, kind in _SHAPE.items():
         files.field(stored, f"embedding.{name}", kind, where)
+    outputs = stored["embedding"].get("outputs", {})
+    if not isinstance(outputs, dict) or not all(
+        name in OUTPUTS
+        and isinstance(shape, list)
+        and all(type(n) is int and n > 0 for n in shape)
+        for name, shape in outputs.items()
+    ):
+        raise ValueError(
+            f"{where}: 'embedding.outputs' is {outputs!r}; expected shapes by name, of "
+            f"{', '.join(OUTPUTS)}"
+        )
     for role in ROLES:
         known = files.field(stored, f"embedding.{role}", (dict, type(None)), where)
         if known is not None and "id" in known:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from item_jax import files
-from item_jax.embeddings import ARRAYS, Embeddings, Row, check_finite
+from item_jax.embeddings import ARRAYS, OUTPUTS, Embeddings, Row, check_finite
 from item_jax.records import LABELS
+
+EMBEDDED = ("image_emb", "text_emb", "object_emb", "phrase_emb")
+"""Arrays that are stored as `storage` says; outputs are always float16."""
 
 STORAGE = {"float32": np.float32, "float16": np.float16}
 
@@ -35,11 +40,11 @@ def write(
     """
     arrays = {
         name: np.ascontiguousarray(
-            value if name == "object_offsets" else value.astype(STORAGE[storage])
+            value if name not in EMBEDDED else value.astype(STORAGE[storage])
         )
         for name, value in embeddings.arrays().items()
     }
-    check_finite(Embeddings(embeddings.rows, **arrays), str(path))
+    check_finite(_embeddings(embeddings.rows, arrays), str(path))
     text = "".join(files.json_line(row) for row in rows).encode()
     # One entry of metadata: the order of several is not the same in every process.
     data = save(arrays, {"item_jax": json.dumps(_mark(shard, arrays, text))})
@@ -56,6 +61,7 @@ def read(
     count: int,
     embed_dim: int,
     storage: str,
+    outputs: Mapping[str, Sequence[int]] = MappingProxyType({}),
     marked: bool = True,
 ) -> tuple[Embeddings, list[Row]]:
     """Reads what `write` wrote.
@@ -66,6 +72,7 @@ def read(
       count: the records it should hold.
       embed_dim: D.
       storage: a key of `STORAGE`.
+      outputs: the shapes of the outputs it should have, by name.
       marked: whether it must carry number and checksums (since version 0.2).
 
     Returns:
@@ -87,8 +94,8 @@ def read(
         elif marked:
             raise ValueError("it carries no checksum")
         done = [row for row in rows if row["status"] == "done"]
-        _check_arrays(arrays, done, embed_dim, STORAGE[storage])
-        embeddings = Embeddings(rows=done, **arrays)
+        _check_arrays(arrays, done, embed_dim, STORAGE[storage], outputs)
+        embeddings = _embeddings(done, arrays)
         check_finite(embeddings, path.name)
     except (SafetensorError, OSError, ValueError) as e:
         raise ValueError(
@@ -141,11 +148,22 @@ def _read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict | None]:
     return arrays, parsed
 
 
+def _embeddings(rows: list[Row], arrays: Mapping[str, np.ndarray]) -> Embeddings:
+    own = {name: arrays[name] for name in ARRAYS}
+    outputs = {name: arrays[name] for name in OUTPUTS if name in arrays}
+    return Embeddings(rows, **own, outputs=outputs)
+
+
 def _check_arrays(
-    arrays: dict[str, np.ndarray], done: list[Row], embed_dim: int, storage: type
+    arrays: dict[str, np.ndarray],
+    done: list[Row],
+    embed_dim: int,
+    storage: type,
+    outputs: Mapping[str, Sequence[int]],
 ) -> None:
-    if sorted(arrays) != sorted(ARRAYS):
-        raise ValueError(f"it holds {sorted(arrays)}, expected {sorted(ARRAYS)}")
+    expected = sorted([*ARRAYS, *outputs])
+    if sorted(arrays) != expected:
+        raise ValueError(f"it holds {sorted(arrays)}, expected {expected}")
     n, m = len(done), len(arrays["object_emb"])
     if len(arrays["image_emb"]) != n:
         raise ValueError(f"it holds {len(arrays['image_emb'])} embeddings for {n} rows")
@@ -155,6 +173,7 @@ def _check_arrays(
         "object_emb": ((m, embed_dim), storage),
         "phrase_emb": ((m, embed_dim), storage),
         "object_offsets": ((n + 1,), np.int64),
+        **{name: ((n, *shape), np.float16) for name, shape in outputs.items()},
     }
     for name, (shape, dtype) in wanted.items():
         found = arrays[name]

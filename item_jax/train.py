@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from item_jax import files, methods, published
+from item_jax import files, methods, published, settings
 from item_jax import fitted as fitted_lib
 from item_jax.cache import EmbeddingCache
 from item_jax.choices import nearest
@@ -153,9 +153,12 @@ def fit_method(
       One fitted method per seed.
 
     Raises:
-      ValueError: for an unknown method.
+      ValueError: for an unknown method, or one that reads an output of the image
+        tower that the embeddings lack.
     """
     module = methods.get(name)
+    stored = data.embedding.get("outputs", ())
+    settings.check_outputs(_name(name), module.NEEDS, stored)
     config = adapted(module, config, overridden)
     seeds = seeds_of(module, config)
     if hasattr(module, "fit_seeds"):
@@ -235,6 +238,10 @@ def refuse_unused(name: str, fields: Sequence[str]) -> None:
             raise ValueError(f"method {name!r} does not use {field!r}")
 
 
+def _name(method: Any) -> str:
+    return method if isinstance(method, str) else getattr(method, "__name__", "?")
+
+
 def _record(
     name, module, data: TrainingSet, config: ConfigDict, seed: int, start=None
 ) -> dict:
@@ -251,8 +258,8 @@ def _record(
         if start is not None:
             used["start"] = {"file": start.file, "sha256": start.sha256}
     return {
-        "method": name if isinstance(name, str) else getattr(name, "__name__", "?"),
-        "embedding": data.embedding,
+        "method": _name(name),
+        "embedding": settings.with_outputs(data.embedding, module.NEEDS),
         "threshold": config.train.threshold,
         "training": {**data.facts, "seed": seed, "settings": used},
     }

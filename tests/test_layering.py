@@ -11,7 +11,15 @@ PACKAGE = Path(__file__).parent.parent / "item_jax"
 
 # A room may import what stands in a lower storey or its own, and what BESIDES names.
 STOREYS = [
-    {"choices", "files", "workdir", "signatures", "installed", "tensorboard"},
+    {
+        "choices",
+        "files",
+        "workdir",
+        "signatures",
+        "containers",
+        "installed",
+        "tensorboard",
+    },
     {
         "fields",
         "config",

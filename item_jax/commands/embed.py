@@ -23,6 +23,13 @@ OPTIONS = (
     CACHE,
     option("--split", default="", help="embed only this one; default: all images"),
     option(
+        "--outputs",
+        default="",
+        metavar="NAMES",
+        help="also store these outputs of the image tower: pooled, class_tokens, "
+        "block_tokens; same as --config.embed.outputs=NAMES",
+    ),
+    option(
         "--retry-failed",
         action="store_true",
         help="make the shards again in which an image could not be read",
@@ -32,13 +39,17 @@ OPTIONS = (
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from item_jax.datasets.dataset import facts, open_dataset
+    from item_jax.datasets.dataset import facts, open_dataset, said
     from item_jax.datasets.selection import of_split
 
+    if arguments.outputs:
+        arguments.overrides.append(("embed.outputs", arguments.outputs))
     c = configured(arguments)
     workdir = Workdir(arguments.workdir)
     folder = workdir.cache(arguments.cache)
     data = open_dataset(c.data.records or workdir.records, c.data.images or None)
+    for line in said(facts(data)):
+        say(line)
     if arguments.split:
         data = of_split(data, arguments.split)
 
@@ -46,6 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
         check_perturbation,
         embed_records,
         geometry_notice,
+        outputs_cost,
     )
     from item_jax.sharding import (
         barrier,
@@ -58,6 +70,8 @@ def run(arguments: argparse.Namespace) -> int:
     enable_compilation_cache()
     towers = load_towers(c.tower, c.dtype, family=c.tower_family)
     notices += geometry_notice(towers, c)
+    if c.embed.outputs and is_main_process():
+        say(outputs_cost(towers.output_shapes(c.embed.outputs), len(data)))
     start = time.perf_counter()
     cache = embed_records(
         data, towers, c, folder=folder, retry_failed=arguments.retry_failed
