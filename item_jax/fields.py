@@ -201,11 +201,6 @@ FIELDS: dict[str, Field] = {
     "evaluate.generators": Field(
         (), "only these generators or benchmarks, such as unifd/dalle; (): all"
     ),
-    "evaluate.bootstrap": Field(
-        2000,
-        "replicates of the 95% intervals and differences; 0: none; not in the paper",
-        least=0,
-    ),
     # ---- paper: what `item-jax paper` computes its tables and figures from
     "paper.methods": Field(
         (
@@ -264,9 +259,7 @@ READS: dict[str, tuple[str, ...]] = {
         # Of methods that read pixels or error maps.
         *("data.records", "data.images", "data.error_maps"),
     ),
-    "evaluate": (
-        *("seed", "evaluate", "data.records", "data.images", "data.error_maps"),
-    ),
+    "evaluate": (*("evaluate", "data.records", "data.images", "data.error_maps"),),
     "fit": (
         *("seed", "tower", "tower_family", "dtype", "data.score_threshold"),
         *("data.max_objects", "data.min_object_pixels", "data.max_pixels", "views"),

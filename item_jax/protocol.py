@@ -172,3 +172,11 @@ def select(
             f"generator with {len(ordered)} images; use full"
         )
     return np.array(sorted(kept), np.int64)
+
+
+def generators_text(names: Sequence[str]) -> str:
+    """Returns the generators of a training as text; an empty name is "unnamed"."""
+    named = ", ".join(name for name in names if name)
+    if len(named) and "" in names:
+        named += " and unnamed ones"
+    return named or "unnamed generators"

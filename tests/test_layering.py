@@ -32,7 +32,7 @@ STOREYS = [
         "budget",
     }
     | {"budget", "neutralise", "metrics", "progress", "protocol", "headers"}
-    | {"resampling", "statistics", "paired", "calibration", "comparison", "tables"}
+    | {"influence", "statistics", "calibration", "comparison", "summaries", "tables"}
     | {"sidecar_runs", "torch_files", "results", "model_card", "pixel_probe"},
     {"sharding", "misalignment", "heads", "datasets", "audit", "audit_report"},
     {"towers", "testing"},

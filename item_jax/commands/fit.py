@@ -133,9 +133,7 @@ def _sidecar_words(arguments: argparse.Namespace) -> list[str]:
     return words
 
 
-def split_images(
-    found: folder.Index, root: Path
-) -> tuple[list[records.Record], str]:
+def split_images(found: folder.Index, root: Path) -> tuple[list[records.Record], str]:
     """Divides labelled images into training and test images.
 
     Folders decide (`datasets.labels` has their words); where none says a split, a fifth
@@ -188,7 +186,9 @@ def split_images(
         how = "the folders train/ and test/ say which images were held out"
     else:
         split = [
-            dataclasses.replace(record, split="test") if record.split == "val" else record
+            dataclasses.replace(record, split="test")
+            if record.split == "val"
+            else record
             for record in labelled
         ]
         how = "there is no folder test/: the images of val/ are the test images"
