@@ -215,12 +215,17 @@ FIELDS: dict[str, Field] = {
     "paper.methods": Field(
         (
             *("item", "tidy", "image_only", "cosine", "unifd", "nearest"),
-            *("de_fake", "vib_net", "clip_flow"),
+            *("de_fake", "vib_net", "clip_flow", "constant"),
         ),
         "rows of the tables; the first is what the others are compared with",
     ),
     "paper.start": Field(
         (), "METHOD=FILE: weights that methods start from, as of `train --start`"
+    ),
+    "paper.settings": Field(
+        (),
+        "METHOD:FIELD=VALUE: a setting of one method of the tables, such as "
+        "unifd:train.batch_size=32",
     ),
     "paper.columns": Field(
         ("forensynths", "unifd"), "of Tables I and II: benchmarks or generators"

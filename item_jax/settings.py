@@ -197,6 +197,25 @@ def compare(stored: Embedding, found: Embedding, *, what: str) -> list[str]:
     return warnings + compare_roles(stored, found, what=what)
 
 
+def but_for(varied: Iterable[str], found: Embedding, stored: Embedding) -> Embedding:
+    """Returns embeddings as they would be without what an experiment varies.
+
+    Args:
+      varied: settings, such as "perturb.severity", or whole sections.
+      found: of the embeddings at hand.
+      stored: of the method, whose values take the place of the varied ones.
+    """
+    out = dict(found)
+    for name in varied:
+        section, _, leaf = name.partition(".")
+        new, old = out[section], stored[section]
+        if not leaf or not isinstance(new, Mapping) or not isinstance(old, Mapping):
+            out[section] = old
+        elif leaf in old:
+            out[section] = {**new, leaf: old[leaf]}
+    return out
+
+
 def compare_roles(
     stored: Embedding, facts: Mapping[str, Any], *, what: str
 ) -> list[str]:
