@@ -168,7 +168,6 @@ def run(arguments: argparse.Namespace) -> int:
 def _import(arguments, cache, c, workdir, name) -> int:
     """Makes a method of published weights."""
     from item_jax import train as train_lib
-    from item_jax.protocol import generators_text
     from item_jax.sharding import is_main_process
 
     training = train_lib.train(
