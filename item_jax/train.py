@@ -151,9 +151,10 @@ def fit_method(
 
     Returns:
       One fitted method per seed. Its record has what came of the fit, `fit`:
-      "train_auc", the AUC on training images (`fit_records.JUDGED` of each label at most; below
-      `fitted.LEARNED` it did not learn), their number "train_auc_images", and "epochs",
-      how many it trained, which early stopping may end (None without epochs).
+      "train_auc", the AUC on training images (`fit_records.JUDGED` of each label at
+      most; below `fitted.LEARNED` it did not learn), their number "train_auc_images",
+      and "epochs", how many it trained, which early stopping may end (None without
+      epochs).
 
     Raises:
       ValueError: for an unknown method, one that reads an output of the image tower

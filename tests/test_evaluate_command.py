@@ -169,6 +169,18 @@ def test_report_goes_on_without_a_broken_method(study, capsys):
     assert words in said
 
 
+def test_report_goes_on_with_a_method_on_pixels(study, evaluated, capsys):
+    images = f"--config.data.images={evaluated.path / 'images'}"
+    words = ["train", "--workdir", str(study), "--method", "dct_spectrum", images]
+    assert main(words) == 0
+    assert evaluate(study, images) == DONE
+    report = ["report", "--workdir", str(study), "--pictures", "3"]
+    assert main([*report, "--images", str(evaluated.path / "images")]) == 0
+    said = capsys.readouterr().out
+    assert "no evidence of dct_spectrum: it reads pixels" in said
+    assert "3 of them with a picture" in said and "no evidence of head" not in said
+
+
 @pytest.mark.parametrize("damage", ["missing", "nothing", "a loop", "a folder", "pipe"])
 @pytest.mark.parametrize("name", ["scores.csv", "results.json"])
 def test_report_says_what_a_file_of_results_is(evaluated, tmp_path, name, damage):
