@@ -197,10 +197,11 @@ def _import(arguments, cache, c, workdir, name) -> int:
 
 def _say_trained(training, facts, seconds, folder) -> None:
     from item_jax.protocol import generators_text
+    from item_jax.tables import span
 
     seeds = training.methods
     aucs = [one.train_auc for one in seeds if one.train_auc is not None]
-    told = f", training AUC {_span(aucs, '.3f')}" if aucs else ""
+    told = f", training AUC {span(aucs, '.3f')}" if aucs else ""
     say(
         f"trained {seeds[0].name!r}, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}, "
         f"on {facts['real']} real + {facts['fake']} fake of "
@@ -211,18 +212,14 @@ def _say_trained(training, facts, seconds, folder) -> None:
 
 def _epochs(seeds) -> str:
     """The epochs that were trained, and how many there could have been."""
+    from item_jax.tables import span
+
     counts = [one.config["fit"]["epochs"] for one in seeds]
     if None in counts:
         return ""
     most = seeds[0].config["training"]["settings"].get("train", {}).get("epochs")
-    text = f", {_span(counts, 'd')} epochs"
+    text = f", {span(counts, 'd')} epochs"
     return text + (f" of at most {most}" if most and min(counts) < most else "")
-
-
-def _span(values, form: str) -> str:
-    """The least and the largest value of several seeds, once if they look the same."""
-    ends = [format(value, form) for value in (min(values), max(values))]
-    return " to ".join(dict.fromkeys(ends))
 
 
 def _default_name(method: str) -> str:
