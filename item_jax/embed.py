@@ -305,7 +305,7 @@ def _changed(
     if not len(changed):
         return None
     key = rows[changed[0]]["key"]
-    return f"{len(changed)} of {len(rows)} images have changed, such as {key!r}"
+    return f"{len(changed)} of {len(rows)} image files changed, such as {key!r}"
 
 
 def _unread(rows: Iterable[Row]) -> bool:

@@ -31,6 +31,7 @@ def data(photos, towers, tmp_path_factory):
     c = config_lib.default()
     c.embed.shard_size, c.embed.threads, c.train.epochs = 10, 2, 2
     c.head.hidden_dim, c.train.batch_size = 8, 4
+    c.embed.outputs = ("class_tokens", "block_tokens")
     root, records = photos
     folder = tmp_path_factory.mktemp("cache")
     cache = embed_records(records, towers, c, images=root, folder=folder)

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from item_jax import __main__ as door
-from item_jax import commands
+from item_jax import commands, config
 from item_jax.commands import check, predict
 from item_jax.datasets import miniature
 from item_jax.records import Record, write_records
@@ -374,8 +374,11 @@ def test_index_join_embed_with_failures(tiny_clip, tmp_path):
     assert captioner == {"id": "me", "perturbation": "none", "fingerprint": "1"}
     # The file is mended; the record without a caption is not.
     Image.new("RGB", (40, 40)).save(images / "real" / "0.png")
-    assert "2 embedded + 2 failed" in run(*embed, status=1)
-    assert "3 embedded + 1 failed" in run(*embed, "--retry-failed", status=1)
+    out = run(*embed, status=1)
+    assert "1 of 4 image files changed, such as 'real/0.png'" in out
+    assert "4 images = 3 embedded + 1 failed" in out
+    out = run(*embed, "--retry-failed", status=1)
+    assert "3 embedded + 1 failed, all shards were there" in out
 
 
 @pytest.mark.parametrize(
@@ -465,7 +468,16 @@ def test_every_command_has_help_with_an_example(capsys):
         with pytest.raises(SystemExit) as stopped:
             door.main([name, "--help"])
         assert stopped.value.code == 0
-        assert f"example:\n  item-jax {name}" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert f"example:\n  item-jax {name}" in said
+        # The override it names is one that it takes.
+        shown = re.search(r"are set by\s+--config\.(\S+?)=(\S+)", said)
+        assert (shown is not None) == (name in config.READS and name != "config")
+        if shown:
+            c = config.default()
+            config.override(c, *shown.groups())
+            config.refuse_unused(name, [shown.group(1)])
+            assert config.leaves(c) == config.leaves(config.default())
 
 
 def test_without_arguments_it_says_where_to_begin(capsys):

@@ -46,7 +46,7 @@ OPTIONS = (
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from item_jax.datasets.dataset import facts, open_dataset
+    from item_jax.datasets.dataset import facts, open_dataset, said
     from item_jax.datasets.selection import of_split
 
     if arguments.outputs:
@@ -55,6 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
     workdir = Workdir(arguments.workdir)
     folder = workdir.cache(arguments.cache)
     data = open_dataset(c.data.records or workdir.records, c.data.images or None)
+    for line in said(facts(data)):
+        say(line)
     if arguments.split:
         data = of_split(data, arguments.split)
 
@@ -75,7 +77,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     notices = check_perturbation(facts(data), c)
     enable_compilation_cache()
-    towers = load_towers(c.tower, c.dtype, family=c.tower_family)
+    towers = load_towers(
+        c.tower, c.dtype, family=c.tower_family, text_cleaning=c.texts.clean
+    )
     notices += geometry_notice(towers, c)
     if c.embed.outputs and is_main_process():
         say(outputs_cost(towers.output_shapes(c.embed.outputs), len(data)))
@@ -122,7 +126,7 @@ def _made(cache: Any, seconds: float, processes: int) -> str:
     """Says how fast images were embedded, and how many shards were there already."""
     total = cache.manifest["shards"]
     if not cache.made and processes == 1:
-        return f"all {total} shards were there"
+        return "all shards were there"
     images = sum(map(cache.count, cache.made))
     rate = f"{seconds:.1f} s ({images / max(seconds, 1e-9):.1f} img/s"
     if processes > 1:
