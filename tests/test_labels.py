@@ -137,7 +137,7 @@ def test_layouts_of_folders(tmp_path, expected):
 @pytest.mark.parametrize("expected", FOLDERS.values(), ids=list(FOLDERS))
 def test_layouts_inside_a_tar(tmp_path, expected):
     """The same words in the names of `tar -cf x.tar .`, and from other roots."""
-    for number, before in enumerate(("", "./", "/", "C:\\")):
+    for number, before in enumerate(("", "./", "/", "C:\\", ".\\")):
         path = tmp_path / f"{number}.tar"
         with tarfile.open(path, "w") as tar:
             add(tar, ".", None)
@@ -177,6 +177,10 @@ def add(tar, name, content):
         (("1", "x"), "'1' (1 image) looks like a label"),
         (("nature", "city"), "'nature' (1 image) looks like the label 'real' and is"),
         (("fake/real", "real/fake"), "fake/real: fake and real contradict each other"),
+        (
+            ("train/sd_test/ai",),
+            "'sd_test' (1 image) looks like the split 'test' and is",
+        ),
         (("train/a/test/real",), "is below train and test, and taken for test"),
     ],
 )
@@ -236,6 +240,10 @@ def test_fit_and_validation_images(tmp_path):
         (tmp_path / "testing" / label / "1.png").unlink()
     split, how = fit.split_images(folder.label_folders(tmp_path), tmp_path)
     assert "the images of val/ are the test images" in how
+    save(tmp_path, "sdxl_test/real")  # said, and not trained on
+    more, how = fit.split_images(folder.label_folders(tmp_path), tmp_path)
+    assert "  (none) 1 real, 0 fake: in no split, so neither trained nor tested" in how
+    assert [r for r in more if "sdxl" not in r.key] == split
     assert {r.key.split("/")[0]: r.split for r in split} == {
         **{"training": "train", "valid": "test"}
     }
@@ -249,6 +257,10 @@ def test_fit_and_validation_images(tmp_path):
             "'test_unseen' looks like test or valid",
         ),
         (("train/real", "train/fake", "real", "fake"), "images of train only: give it"),
+        (
+            ("train/a/real", "train/sd_test/fake", "test/real", "test/fake"),
+            "'sd_test' looks like test or validation images",
+        ),
         (
             ("train/real", "train/fake", "test/fake", "val/real"),
             "test images are 0 real",

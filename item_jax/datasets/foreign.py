@@ -84,12 +84,7 @@ def records_of(
     label_column = labels.label_column(values)
     split_column = _split_column(values)
     keys = [normalise_key(row.prefix + row.key) for row in rows]
-    paths = [
-        (*row.folders, *normalise_key(row.key).split("/")[:-1])
-        if isinstance(row.key, str)
-        else row.folders
-        for row in rows
-    ]
+    paths = [(*row.folders, *normalise_key(row.key).split("/")[:-1]) for row in rows]
     reader = labels.Reader(paths)
     seen: dict[str, str] = {}
     records = []
