@@ -14,6 +14,8 @@ from item_jax import records
 from item_jax.commands import fit
 from item_jax.datasets import dataset, folder, labels
 from item_jax.datasets.dataset import open_dataset
+from item_jax.files import write_json_lines
+from item_jax.join import join
 
 
 @pytest.mark.parametrize(
@@ -485,6 +487,10 @@ def test_a_caption_that_shows_nothing_is_none(tmp_path, blank):
     assert [(r.caption, r.error) for r in dataset.records(data)] == [(None, None)] * 2
     data = open_dataset(table(tmp_path / "x.parquet", caption=[blank]))
     assert data.record(0).caption is None
+    # Nor does one of a sidecar program.
+    write_json_lines(tmp_path / "c.jsonl", [{"key": "1.jpg", "caption": blank}])
+    joined, report = join([records.Record("1.jpg")], captions=tmp_path / "c.jsonl")
+    assert joined[0].caption is None and report.without_caption == 1
 
 
 # ------------------------------------------------------------------------------- keys
