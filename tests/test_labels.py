@@ -634,6 +634,11 @@ def test_a_root_one_level_too_high_is_a_fault(tmp_path):
     (tmp_path / "ForenSynths").rename(tmp_path / "cnn")
     (fault,) = folder.label_folders(tmp_path).faults
     assert fault.startswith("folder 'cnn' is taken") and "biggan, progan" in fault
+    # A set of one's own, whose names nobody can know: a note.
+    save(tmp_path, *(f"new/train/{g}/{x}" for g in ("a", "b") for x in BOTH))
+    notes = folder.label_folders(tmp_path).notes
+    assert any("'new' is taken for one generator; a, b below" in note for note in notes)
+    assert not any("'mine' is" in note for note in notes)
     # One level lower all is well.
     assert folder.label_folders(tmp_path / "cnn").faults == []
     assert folder.label_folders(tmp_path / "mine").faults == []

@@ -354,7 +354,8 @@ def label_folders(
         skipped(found)
         + reader.notes()
         + remarks.unlabelled(records, found.lists)
-        + remarks.below_labels(records),
+        + remarks.below_labels(records)
+        + remarks.below_splits(records),
         protocol.complete_real_sources([vars(record) for record in records]),
         {"benchmark": benchmark},
         reader.held_out_doubts(),
