@@ -1,11 +1,14 @@
 """Tensors that `torch.save` wrote, read without PyTorch and without running code.
 
-For published weights of rivals, which come as pickles. A pickle is a program; this
-reads the few instructions that a dictionary of tensors needs and knows four kinds of
-objects: dictionaries, tensors, and the storages and numbers they consist of. Nothing is
-imported or called by name. Whatever else a file holds is refused.
+For the weights of rivals, which come as pickles: a state dictionary, or the checkpoint
+around one that training code saves. A pickle is a program. This reads the few
+instructions that such files need and builds dictionaries, lists, numbers, text and
+tensors from them. Nothing is imported or called by name: objects that training code
+leaves beside the tensors (options, NumPy numbers, callbacks) are passed over, and a
+file that names anything else is refused.
 
-    archive.zip  NAME/data.pkl    {"weight": _rebuild_tensor_v2(storage, offset, ...)}
+    archive.zip  NAME/data.pkl    {"model": {"weight": _rebuild_tensor_v2(...), ...},
+                                   "optimizer": {...}, "total_steps": 10}
                  NAME/data/0      the bytes of storage "0"
 """
 
@@ -15,7 +18,7 @@ import io
 import math
 import pickletools
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,9 +39,42 @@ DTYPES = {
     "torch ByteStorage": np.uint8,
     "torch BoolStorage": np.bool_,
 }
-ORDERED_DICT = "collections OrderedDict"
+DICTIONARIES = (
+    *("collections OrderedDict", "collections defaultdict", "collections Counter"),
+)
 REBUILD = "torch._utils _rebuild_tensor_v2"
-KNOWN = (ORDERED_DICT, REBUILD, *DTYPES)
+PARAMETER = "torch._utils _rebuild_parameter"
+KNOWN = (*DICTIONARIES, REBUILD, PARAMETER, *DTYPES)
+
+PASSED_OVER = (
+    *("argparse Namespace", "_codecs encode", "copy_reg _reconstructor"),
+    *("collections deque", "torch Size", "torch device", "torch dtype"),
+    *("torch float16", "torch float32", "torch float64", "torch bfloat16"),
+    *(
+        f"__builtin__ {name}"
+        for name in (
+            *("set", "frozenset", "list", "dict", "tuple", "complex", "bytearray"),
+            *("int", "float", "bool", "str", "object", "slice", "range"),
+        )
+    ),
+)
+"""Names of classes whose objects training code leaves beside the tensors."""
+
+PASSED_OVER_MODULES = (
+    *("numpy", "pathlib", "omegaconf", "typing", "enum"),
+    *("lightning", "lightning_fabric", "pytorch_lightning"),
+)
+"""Modules whose objects, too, are passed over. None of them is imported."""
+
+WRAPPERS = (
+    *("state_dict", "model_state_dict", "model", "net", "network", "module"),
+    *("params", "weights"),
+)
+"""Keys under which training code saves a state dictionary, the first that is there
+being taken: Lightning's, PyTorch's tutorials', CNNDetection's and its heirs'."""
+
+PREFIXES = ("module.", "_orig_mod.", "model.")
+"""What DataParallel, torch.compile and Lightning modules put before every name."""
 
 LARGEST = 2**32
 """Bytes of a file."""
@@ -47,10 +83,37 @@ LARGEST_PICKLE = 2**24
 MOST_ENTRIES = 100_000
 MOST_AXES = 32
 """Of a tensor: fewer than NumPy allows."""
+DEEPEST = 4
+"""Dictionaries inside each other in which a state dictionary is looked for."""
+
+CONVERT = (
+    "convert it with PyTorch, if you trust it: "
+    "torch.save(torch.load(FILE, weights_only=False){}, NEW)"
+)
+
+
+class Saved(NamedTuple):
+    """The tensors of a file.
+
+    Attributes:
+      tensors: name -> array.
+      notes: what was taken from the file and what was left, a phrase each; empty for a
+        plain dictionary of tensors.
+    """
+
+    tensors: dict[str, np.ndarray]
+    notes: list[str]
 
 
 class _Global(NamedTuple):
     name: str
+
+
+class _Object:
+    """Something that is passed over: an object of a class, or of a call."""
+
+    def __init__(self, name: str):
+        self.name = name
 
 
 class _Storage(NamedTuple):
@@ -70,15 +133,20 @@ class _Mark:
     pass
 
 
-def read(path: str | Path) -> dict[str, np.ndarray]:
-    """Reads a file of tensors by name, such as a state dictionary.
+def read(path: str | Path, *, skip: Sequence[str] = ()) -> Saved:
+    """Reads the tensors of a state dictionary, or of a checkpoint around one.
+
+    A checkpoint is a dictionary such as `{"model": ..., "optimizer": ..., "epoch": 3}`,
+    whose state dictionary stands under one of `WRAPPERS`, or is the only dictionary of
+    tensors in it. A prefix of `PREFIXES` that all names have is taken off.
 
     Args:
       path: of a file that `torch.save` of PyTorch 1.6 or later wrote.
+      skip: beginnings of the names of tensors that are not read.
 
     Returns:
       Arrays of the types, shapes and bytes that were saved, each a copy of its own,
-      wherever the tensors lived (`cuda:0`).
+      wherever the tensors lived (`cuda:0`); and notes.
 
     Raises:
       ValueError: naming the file and what in it is damaged, hostile or not a
@@ -89,11 +157,18 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
         size = path.stat().st_size
         if size > LARGEST:
             raise ValueError(f"{size} bytes; at most {LARGEST} are read")
+        with open(path, "rb") as f:
+            if f.read(20).startswith(b"version https://git-"):
+                raise ValueError(
+                    "a Git LFS pointer, not the file itself: run `git lfs pull`, or "
+                    "download the file"
+                )
         with zipfile.ZipFile(path) as archive:
-            return _read(archive, size)
+            return _read(archive, size, tuple(skip))
     except zipfile.BadZipFile as e:
         raise ValueError(
-            f"{path}: not a zip archive as torch.save writes since PyTorch 1.6: {e}"
+            f"{path}: not a zip archive as torch.save writes since PyTorch 1.6 ({e}). "
+            f"If an older PyTorch wrote it, {CONVERT.format('')}"
         ) from e
     except FileNotFoundError as e:
         raise ValueError(f"no weights {path}") from e
@@ -101,25 +176,30 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path}: {e}") from e
 
 
-def _read(archive: zipfile.ZipFile, size: int) -> dict[str, np.ndarray]:
+def _read(archive: zipfile.ZipFile, size: int, skip: tuple[str, ...]) -> Saved:
     entries = _entries(archive, size)
     pickles = [name for name in entries if name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise ValueError(f"{len(pickles)} entries named NAME/data.pkl; 1 is needed")
     top = pickles[0].removesuffix("data.pkl")
+    if any(name.startswith(f"{top}code/") for name in entries):
+        raise ValueError(
+            "a TorchScript program, not tensors: save its state with PyTorch: "
+            "torch.save(torch.jit.load(FILE).state_dict(), NEW)"
+        )
     order = f"{top}byteorder"
     if order in entries and _bytes(archive, entries, order, 16) != b"little":
         raise ValueError("its numbers are not in little-endian order")
     program = _bytes(archive, entries, pickles[0], LARGEST_PICKLE)
-    found = _run(program)
-    if not isinstance(found, dict):
-        raise ValueError(f"it holds {_told(found)}, not a dictionary of tensors")
+    found, notes = _picked(_run(program))
+    found, prefixes = without_prefixes(found)
+    notes += prefixes
+    kept, left = without(found, skip)
+    notes += left
     arrays: dict[str, np.ndarray] = {}
     read: dict[_Storage, bytes] = {}
     total = 0
-    for name, tensor in found.items():
-        if not (isinstance(name, str) and isinstance(tensor, _Tensor)):
-            raise ValueError(f"{_told(name)} is {_told(tensor)}, not a tensor")
+    for name, tensor in kept.items():
         own = tensor.storage
         if own not in read:
             read[own] = _bytes(archive, entries, f"{top}data/{own.name}", LARGEST)
@@ -127,7 +207,120 @@ def _read(archive: zipfile.ZipFile, size: int) -> dict[str, np.ndarray]:
         if total > 2 * size:  # some share their storage, but not thousands
             raise ValueError(f"tensors of {total} bytes or more in a file of {size}")
         arrays[name] = _array(name, tensor, read[own])
-    return arrays
+    return Saved(arrays, notes)
+
+
+# ------------------------------------------------------------ which of the tensors
+
+
+def _picked(found: Any) -> tuple[dict[str, _Tensor], list[str]]:
+    """Returns the state dictionary of what was saved, and notes."""
+    notes: list[str] = []
+    while True:
+        if not isinstance(found, dict):
+            raise ValueError(
+                f"it holds {_told(found)}, not a dictionary of tensors by name"
+            )
+        if _is_optimizer(found):
+            raise ValueError("it holds the state of an optimizer and no weights")
+        holders = [key for key, value in found.items() if _holds_tensors(value, set())]
+        named = [key for key in WRAPPERS if key in holders]
+        own = {key: v for key, v in found.items() if isinstance(v, _Tensor)}
+        if named or (not own and len(holders) == 1):
+            key = (named or holders)[0]
+            notes.append(_note("took", [key]))
+            if len(found) > 1:
+                notes.append(_note("left", [k for k in found if k != key]))
+            found = found[key]
+        elif own:
+            break
+        elif holders:
+            raise ValueError(
+                f"it holds {len(holders)} dictionaries of tensors: "
+                f"{', '.join(map(_told, holders[:6]))}. Save the one you mean: "
+                f"torch.save(torch.load(FILE)[{_told(holders[0])}], NEW)"
+            )
+        else:
+            what = ", ".join(f"{_told(k)} is {_told(v)}" for k, v in found.items())
+            raise ValueError(
+                f"it holds no tensors by name: {what[:300] or 'it is empty'}"
+            )
+    unnamed = [key for key in own if not isinstance(key, str)]
+    if unnamed:
+        raise ValueError(
+            f"its tensors have no names: one is under {_told(unnamed[0])}, where a "
+            "state dictionary has text such as 'fc.weight'"
+        )
+    others = [key for key in found if key not in own]
+    if others:
+        notes.append(_note("left", others))
+    return own, notes
+
+
+def _holds_tensors(value: Any, seen: set[int], depth: int = 1) -> bool:
+    """Whether a dictionary, or one in it, has a tensor that is more than a number."""
+    if not isinstance(value, dict) or id(value) in seen or depth > DEEPEST:
+        return False
+    seen.add(id(value))
+    if _is_optimizer(value):
+        return False
+    return any(
+        isinstance(own, _Tensor)
+        and len(own.size) > 0
+        or _holds_tensors(own, seen, depth + 1)
+        for own in value.values()
+    )
+
+
+def _is_optimizer(value: Mapping[Any, Any]) -> bool:
+    return "param_groups" in value and "state" in value
+
+
+def _note(what: str, keys: Sequence[Any]) -> str:
+    shown = ", ".join(map(_told, keys[:6]))
+    return f"{what} {shown}" + (f" and {len(keys) - 6} more" if len(keys) > 6 else "")
+
+
+def without_prefixes(named: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Takes off what training wrappers put before every name, and says so.
+
+    Args:
+      named: values by name.
+
+    Returns:
+      The values under the shorter names, in their order, and a note a prefix.
+    """
+    found, notes = dict(named), []
+    while prefix := _common(found):
+        found = {name.removeprefix(prefix): value for name, value in found.items()}
+        notes.append(f"without the prefix {prefix!r}")
+    return found, notes
+
+
+def _common(names: Iterable[str]) -> str:
+    names = list(names)
+    for prefix in PREFIXES:
+        if names and all(n.startswith(prefix) and n != prefix for n in names):
+            return prefix
+    return ""
+
+
+def without(
+    named: Mapping[str, Any], skip: Sequence[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """Leaves out values by the beginnings of their names, and says so.
+
+    Args:
+      named: values by name.
+      skip: beginnings of names.
+
+    Returns:
+      The others, and a note for each beginning that was met.
+    """
+    kept = {n: v for n, v in named.items() if not n.startswith(tuple(skip))}
+    counts = {start: sum(n.startswith(start) for n in named) for start in skip}
+    notes = [f"left {count} tensors {s}*" for s, count in counts.items() if count]
+    return kept, notes
 
 
 def _entries(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
@@ -163,10 +356,11 @@ def _bytes(
 
 # ------------------------------------------------------------------------ the pickle
 
-_NUMBERS = {"BININT", "BININT1", "BININT2", "LONG1"}
+_PLAIN = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE"}
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _PUT = {"BINPUT", "LONG_BINPUT"}
 _GET = {"BINGET", "LONG_BINGET"}
+_APPENDS = {"APPEND", "APPENDS"}
 _SHORT_TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
@@ -194,17 +388,22 @@ def _run(program: bytes) -> Any:
             name = opcode.name
             if name == "PROTO":
                 if argument != 2:
-                    raise ValueError(f"its pickle is of protocol {argument}, not 2")
+                    raise ValueError(
+                        f"its pickle is of protocol {argument}; 2, which torch.save "
+                        f"writes by itself, is read: {CONVERT.format('')}"
+                    )
             elif name == "STOP":
                 if len(stack) == 1:
                     return pop()
                 break
-            elif name in _NUMBERS or name == "BINUNICODE":
+            elif name in _PLAIN:
                 stack.append(argument)
             elif name in _CONSTANTS:
                 stack.append(_CONSTANTS[name])
             elif name == "EMPTY_DICT":
                 stack.append({})
+            elif name == "EMPTY_LIST":
+                stack.append([])
             elif name == "MARK":
                 stack.append(_Mark())
             elif name == "TUPLE":
@@ -217,12 +416,23 @@ def _run(program: bytes) -> Any:
             elif name in _GET:
                 stack.append(memo[argument])
             elif name == "GLOBAL":
-                stack.append(_global(argument))
+                stack.append(_global(argument, program))
             elif name == "BINPERSID":
                 stack.append(_storage(pop(tuple)))
             elif name == "REDUCE":
                 arguments = pop(tuple)
                 stack.append(_call(pop(_Global), arguments))
+            elif name == "NEWOBJ":
+                pop(tuple)
+                stack.append(_Object(pop(_Global).name))
+            elif name in _APPENDS:
+                values = pop_to_mark() if name == "APPENDS" else [pop()]
+                if isinstance(stack[-1], list):
+                    stack[-1].extend(values)
+                elif not isinstance(stack[-1], _Object):
+                    raise ValueError(
+                        f"its pickle is damaged: items of {_told(stack[-1])}"
+                    )
             elif name == "SETITEM":
                 value, key = pop(), pop()
                 _set(stack[-1], [key, value])
@@ -230,32 +440,43 @@ def _run(program: bytes) -> Any:
                 values = pop_to_mark()
                 _set(stack[-1], values)
             elif name == "BUILD":  # `_metadata` of a state dictionary: left out
-                pop(dict)
-                if not isinstance(stack[-1], dict):
+                pop((dict, tuple))
+                if not isinstance(stack[-1], (dict, _Object)):
                     raise ValueError(f"it sets attributes of {_told(stack[-1])}")
             else:
                 raise ValueError(
-                    f"its pickle has the instruction {name}, which a dictionary of "
-                    "tensors does not need"
+                    f"its pickle has the instruction {name}, which torch.save does not "
+                    f"write for tensors: it may be hostile, or {CONVERT.format('')}"
                 )
     except (IndexError, KeyError, TypeError, UnicodeDecodeError) as e:
         raise ValueError(f"its pickle is damaged: {type(e).__name__} {e}") from e
     raise ValueError("its pickle is damaged: it ends too early, or not with one value")
 
 
-def _global(argument: str) -> _Global:
-    if argument not in KNOWN:
+def _global(argument: str, program: bytes) -> _Global:
+    """Returns a name that may stand in the file; nothing is looked up by it."""
+    module = argument.partition(" ")[0].partition(".")[0]
+    if argument in KNOWN or argument in PASSED_OVER or module in PASSED_OVER_MODULES:
+        return _Global(argument)
+    if b"ctorch.nn.modules" in program:
         raise ValueError(
-            f"its pickle names {_told(argument)}, which is not needed for tensors: it "
-            "may be hostile"
+            f"it holds a whole module ({_told(argument.replace(' ', '.'))}), which is "
+            f"code, not its tensors: {CONVERT.format('.state_dict()')}"
         )
-    return _Global(argument)
+    raise ValueError(
+        f"its pickle names {_told(argument)}, which is not needed for tensors: it may "
+        f"be hostile, or {CONVERT.format('[KEY]')}"
+    )
 
 
 def _call(what: _Global, arguments: tuple[Any, ...]) -> Any:
-    if what.name == ORDERED_DICT and not arguments:
-        return {}
-    if what.name == REBUILD and len(arguments) == 6:
+    if what.name in DICTIONARIES and len(arguments) <= 1:
+        first = arguments[0] if arguments else None
+        if first is None or isinstance(first, dict | _Global):  # `defaultdict(list)`
+            return dict(first) if isinstance(first, dict) else {}
+    if what.name == PARAMETER and arguments:
+        return arguments[0]
+    if what.name == REBUILD and len(arguments) >= 6:
         storage, offset, size, stride = arguments[:4]
         if not isinstance(storage, _Storage):
             raise ValueError(f"a tensor of {_told(storage)}")
@@ -264,7 +485,9 @@ def _call(what: _Global, arguments: tuple[Any, ...]) -> Any:
             if not whole or any(n < 0 for n in numbers):
                 raise ValueError(f"a tensor with the numbers {_told(numbers)}")
         return _Tensor(storage, offset, size, stride)
-    raise ValueError(f"its pickle calls {what.name} with {_told(arguments)}")
+    if what.name in KNOWN:
+        raise ValueError(f"its pickle calls {what.name} with {_told(arguments)}")
+    return _Object(what.name)
 
 
 def _storage(identity: tuple[Any, ...]) -> _Storage:
@@ -278,11 +501,15 @@ def _storage(identity: tuple[Any, ...]) -> _Storage:
 
 
 def _set(target: Any, values: list[Any]) -> None:
-    if not isinstance(target, dict) or len(values) % 2:
+    if len(values) % 2:
+        raise ValueError("its pickle is damaged: a key without a value")
+    if isinstance(target, _Object):
+        return
+    if not isinstance(target, dict):
         raise ValueError(f"its pickle is damaged: items of {_told(target)}")
     for key, value in zip(values[::2], values[1::2]):
-        if not isinstance(key, str):
-            raise ValueError(f"a key is {_told(key)}, not a text")
+        if not isinstance(key, (str, int, float, _Global, _Object, type(None))):
+            key = _Object(_told(key))  # a tuple, say, which nobody looks up
         if key in target:
             raise ValueError(f"it names {_told(key)} twice")
         target[key] = value
@@ -320,8 +547,12 @@ def _told(value: Any, depth: int = 0) -> str:
     """A value for a message: short, and without what could harm a terminal."""
     if isinstance(value, dict):
         return "a dictionary"
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
     if isinstance(value, _Tensor):
         return "a tensor"
+    if isinstance(value, _Object | _Global):
+        return f"an object of {files.printable(value.name.replace(' ', '.'))[:80]}"
     if isinstance(value, int) and value.bit_length() > 200:
         return "a number of more than 60 digits"
     if isinstance(value, tuple):

@@ -7,7 +7,7 @@ here it sees the towers and captions of the cache.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import optax
 from ml_collections import ConfigDict
 
 from item_jax.embeddings import Embeddings
-from item_jax.methods import _network
+from item_jax.methods import _network, _start
 
 NEEDS = ("image_emb", "text_emb")
 SETTINGS = ("train.epochs", "train.batch_size", "train.learning_rate", "train.seeds")
@@ -26,6 +26,8 @@ DEFAULTS = {
     "train.batch_size": 32,
     "train.learning_rate": 3e-4,
 }
+LAYERS = {"first": "fc1", "second": "fc2", "output": "fc3"}
+"""Our layers and the authors'."""
 
 
 class Network(nn.Module):
@@ -61,6 +63,19 @@ def fit_seeds(
     data = _network.joined(parts, inputs)
     trained = _network.train(recipe, data, config, seeds, checkpoints, on_epoch)
     return [_network.state(data, variables["params"]) for variables in trained]
+
+
+def from_weights(tensors: Mapping[str, np.ndarray]) -> _network.State:
+    """Returns the state that weights of the authors' network are.
+
+    Args:
+      tensors: of `fc1`, `fc2` and `fc3`, `weight` and `bias` each.
+
+    Raises:
+      ValueError: if they are others, naming what is missing, too many or misshapen.
+    """
+    inputs = {"pair": [_start.width(tensors, "fc1.weight")]}
+    return _start.state(Network(), inputs, LAYERS, tensors)
 
 
 fit = _network.alone(fit_seeds)

@@ -11,7 +11,7 @@ time too; here z = mu, so that a score is one number.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import optax
 from ml_collections import ConfigDict
 
 from item_jax.embeddings import Embeddings
-from item_jax.methods import _network
+from item_jax.methods import _network, _start
 from item_jax.methods.unifd import inputs
 
 NEEDS = ("image_emb",)
@@ -38,6 +38,10 @@ BETAS = (1e-4, 1e-3, 1e-2)
 """Weights of the bottleneck that are tried. Not published; Alemi et al. use 1e-3."""
 
 BOTTLENECK = 256
+LAYERS = {"first": "fc_1", "second": "fc_2", "third": "fc_3", "output": "decode"}
+"""Our layers and the authors'."""
+SKIPPED = ("model.",)
+"""CLIP's tensors, which the authors' training code saves beside the head."""
 
 
 class Network(nn.Module):
@@ -118,6 +122,19 @@ def _error(module: nn.Module, params: Any, rows: dict[str, Any]) -> float:
     logits: Any = module.apply({"params": params}, rows)
     weights = jnp.ones(len(rows["labels"]))
     return float(_network.bce(logits, jnp.asarray(rows["labels"]), weights))
+
+
+def from_weights(tensors: Mapping[str, np.ndarray]) -> _network.State:
+    """Returns the state that weights of the authors' network are.
+
+    Args:
+      tensors: of `fc_1`, `fc_2`, `fc_3` and `decode`, `weight` and `bias` each.
+
+    Raises:
+      ValueError: if they are others, naming what is missing, too many or misshapen.
+    """
+    inputs = {"image_emb": [_start.width(tensors, "fc_1.weight")]}
+    return _start.state(Network(), inputs, LAYERS, tensors)
 
 
 fit = _network.alone(fit_seeds)
