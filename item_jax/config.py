@@ -27,6 +27,10 @@ __all__ = [
 
 _RENAMED = {"evaluate.threshold": "train.threshold", "baselines": "train.baselines"}
 
+_GONE = {
+    "evaluate.bootstrap": "intervals are computed without drawing images; leave it out"
+}
+
 
 def default() -> ConfigDict:
     """Returns the paper's configuration, locked: an unknown field raises."""
@@ -110,6 +114,8 @@ def override(config: ConfigDict, field: str, value: str) -> None:
     """
     if field in _RENAMED:
         raise ValueError(f"config field {field!r} is now {_RENAMED[field]!r}")
+    if field in _GONE:
+        raise ValueError(f"config field {field!r} is gone: {_GONE[field]}")
     if field not in FIELDS:
         raise ValueError(_unknown(field))
     old = FIELDS[field].default

@@ -182,6 +182,9 @@ def embed_records(
 ) -> EmbeddingCache:
     """Embeds a data set into a cache; begun work goes on where it stopped.
 
+    Every shard that is there is read and compared with its checksums: a damaged one is
+    made again.
+
     Args:
       data: all images, in a fixed order; or a list of records, with `images`.
       towers: the CLIP model.
@@ -194,13 +197,15 @@ def embed_records(
         failed on is part of the records and stays as it is.
 
     Returns:
-      The finished cache. In a multi-process run each process embeds every
+      The finished cache; its `made` says which shards were made now, and which of them
+      because they were damaged. In a multi-process run each process embeds every
       `process_count`-th shard on its own devices and the cache may lack those of
       processes that are still at work.
 
     Raises:
       ValueError: for wrong settings; captions of other pixels than are embedded; or a
-        `folder` that holds a cache made with other settings (naming them).
+        `folder` that holds a cache, or shards, made with other settings or of other
+        records (naming each field that differs).
     """
     config_lib.check(config, (*settings.SECTIONS, "dtype", "embed"))
     perturb.label(config.perturb.name, config.perturb.severity)
@@ -225,10 +230,11 @@ def embed_records(
     )
     share = slice(jax.process_index(), None, jax.process_count())
     mine = range(cache.manifest["shards"])[share]
+    cache.made = cache.faults(mine)
     if retry_failed:
-        cache.forget_failed(mine)
-    present = cache.present
-    pending = [i for i in mine if i not in present]
+        whole = (i for i in mine if i not in cache.made)
+        cache.made |= {i: None for i in whole if _unread(cache.rows(i))}
+    pending = sorted(cache.made)
     shards = [range(len(data))[i * size : (i + 1) * size] for i in pending]
     order = [number for numbers in shards for number in numbers]
     stream = pipeline.stream(
@@ -244,6 +250,11 @@ def embed_records(
             if failed:
                 bar.set_postfix(failed=failed)
     return cache
+
+
+def _unread(rows: Iterable[Row]) -> bool:
+    """Whether an image of a shard could not be read."""
+    return any(row.get("stage") == "image" for row in rows)
 
 
 def check_perturbation(facts: dict[str, Any], config: ConfigDict) -> list[str]:

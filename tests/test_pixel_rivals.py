@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import nn as tnn
 
 from item_jax import config as config_lib
@@ -187,11 +186,6 @@ def test_the_stem_and_strides_of_resnet_50_are_pytorchs():
 
 
 def test_pictures_are_cut_as_they_should_be():
-    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-    expected = np.asarray(Image.fromarray(image).resize((20, 20), Image.BILINEAR))
-    np.testing.assert_array_equal(_pictures.squashed(image, 20), expected)
-    expected = np.asarray(Image.fromarray(image).resize((30, 20), Image.BILINEAR))
-    np.testing.assert_array_equal(_pictures.middle(image, 20), expected[:, 5:25])
     pictures = np.arange(7 * 9 * 9 * 3, dtype=np.uint8).reshape(7, 9, 9, 3)
     windows = {
         side.tobytes()

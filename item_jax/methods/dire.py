@@ -11,23 +11,26 @@ training images decides when to stop.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from item_jax.embeddings import Embeddings
-from item_jax.methods import _network, _pictures, resnet50
+from item_jax.methods import _network, resnet50
 from item_jax.methods._classifier import Classifier
+
+RECONSTRUCTION = ("id", "revision", "steps", "size", "geometry")
+"""What error maps depend on: the model, the timesteps, the square and how it is cut."""
 
 
 class OnErrorMaps(Classifier):
     """A classifier of error maps; its state says how those were made."""
 
-    def load(self, part: Embeddings) -> np.ndarray:
-        """Returns the maps of a part, uint8 `[n, size, size, 3]`."""
-        return _pictures.load(part.error_map, len(part), self.resize, self.size)
+    def source(self, part: Embeddings) -> Callable[[int], np.ndarray]:
+        """Returns what reads map i, uint8 `[H, W, 3]`."""
+        return part.error_map
 
     def fit_seeds(
         self,
@@ -71,9 +74,9 @@ class OnErrorMaps(Classifier):
 
 
 def _reconstruction(part: Embeddings) -> dict[str, Any]:
-    """Model, revision, steps and size of the maps; not dtype and versions."""
+    """What the maps depend on; not dtype and versions."""
     settings = part.error_maps.settings
-    return {name: settings.get(name) for name in ("id", "revision", "steps", "size")}
+    return {name: settings.get(name) for name in RECONSTRUCTION}
 
 
 def _on_maps(method: Classifier, **changes: Any) -> OnErrorMaps:

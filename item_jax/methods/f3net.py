@@ -23,8 +23,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
+from item_jax import views
 from item_jax.methods import _network, _pictures, _xception
 from item_jax.methods._augment import dct_matrix
 from item_jax.methods._classifier import Classifier
@@ -164,7 +164,7 @@ def local_spectra(x: jax.Array) -> jax.Array:
 METHOD = Classifier(
     "f3net",
     Network(),
-    functools.partial(_pictures.squashed, filter=Image.Resampling.BICUBIC),
+    views.squash,
     size=299,
     crop=299,
     test=299,

@@ -22,6 +22,7 @@ from item_jax.sharding import RowFunction, ShardedFunction
 from item_jax.towers.checkpoint import open_checkpoint, read_params
 from item_jax.towers.families import read_config
 from item_jax.towers.outputs import EMBEDDING, split
+from item_jax.towers.text_cleaning import CLEANINGS
 
 # Short names lead to repositories that ship safetensors of OpenAI's weights.
 SHORT_NAMES = {
@@ -51,6 +52,8 @@ class Towers:
       params: nested dictionary of NumPy arrays, with the trees "vision" and "text".
       dtype: "float32" or "bfloat16", of weights and activations.
       tokenizer: what the family's `load_tokenizer` returned.
+      text_cleaning: how texts are cleaned before they are tokenised, a name of
+        `item_jax.towers.text_cleaning.CLEANINGS`.
     """
 
     def __init__(
@@ -63,11 +66,12 @@ class Towers:
         dtype: str,
         tokenizer: Any,
         digested: Sequence[Path] = (),
+        text_cleaning: str = "none",
     ):
         """Prefer `load_towers`.
 
         Args:
-          name, family, config, params, dtype, tokenizer: see the class.
+          name, family, config, params, dtype, tokenizer, text_cleaning: see the class.
           module: the family itself.
           digested: the files that `checkpoint_sha256` is made of, in order.
         """
@@ -77,6 +81,7 @@ class Towers:
         self.params = params
         self.dtype = dtype
         self.tokenizer = tokenizer
+        self.text_cleaning = choices.check("text_cleaning", text_cleaning, CLEANINGS)
         self._module = module
         self._digested = tuple(digested)
         self._encoders: dict[Any, ShardedFunction] = {}
@@ -254,7 +259,7 @@ class Towers:
         return self._gather(encoder.stream(batches), "view", width)
 
     def tokenize(self, texts: Sequence[str]) -> tuple[list[list[int]], np.ndarray]:
-        """Returns the token ids of each text, and which texts had to be cut.
+        """Returns the token ids of each text, cleaned, and which texts had to be cut.
 
         Args:
           texts: a list of any texts.
@@ -269,7 +274,8 @@ class Towers:
         texts = _texts(texts)
         if not texts:
             return [], np.zeros(0, bool)
-        return self._module.tokenize(self.tokenizer, texts, self.config)
+        cleaned = list(map(CLEANINGS[self.text_cleaning], texts))
+        return self._module.tokenize(self.tokenizer, cleaned, self.config)
 
     def full_length(self, texts: Sequence[str]) -> np.ndarray:
         """Returns token ids padded to the longest text that the tower takes.
@@ -379,6 +385,7 @@ def load_towers(
     *,
     revision: str | None = None,
     family: str = "",
+    text_cleaning: str = "",
 ) -> Towers:
     """Loads the towers of a checkpoint.
 
@@ -389,11 +396,13 @@ def load_towers(
       revision: branch, tag or commit of a repository.
       family: who reads it: a name of `families()`, or `package.module[:name]`; "" asks
         each of ours.
+      text_cleaning: how texts are cleaned before they are tokenised, a name of
+        `text_cleaning.CLEANINGS`; "" cleans as in the checkpoint's training.
 
     Raises:
-      ValueError: for an unknown source, dtype or family; a checkpoint that no family
-        reads, that has no safetensors, or whose configuration, tokenizer or tensors
-        are not what the family needs (with the difference).
+      ValueError: for an unknown source, dtype, family or cleaning; a checkpoint that no
+        family reads, that has no safetensors, or whose configuration, tokenizer or
+        tensors are not what the family needs (with the difference).
     """
     name = str(source)
     choices.check("dtype", dtype, DTYPES)
@@ -412,4 +421,15 @@ def load_towers(
     digested = [*weights, *(p for p in of_tokenizer if p.is_file())]
     if not checkpoint.remote:
         name = str(checkpoint.folder.resolve())  # a saved head finds it from anywhere
-    return Towers(name, family, module, config, params, dtype, tokenizer, digested)
+    trained = getattr(module, "text_cleaning", lambda config: "none")
+    return Towers(
+        name,
+        family,
+        module,
+        config,
+        params,
+        dtype,
+        tokenizer,
+        digested,
+        text_cleaning or trained(config),
+    )
