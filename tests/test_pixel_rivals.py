@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import nn as tnn
 
 from item_jax import config as config_lib
