@@ -86,6 +86,7 @@ def audit(
       "pixels_neutralised" {source of real images: see `pixel_probe.probe`}}},
       `duplicates` [[key, ...]], `crossed` (how many of those are real and fake),
       `near_empty` [key], `too_small` [key] (images too small for the pixel probe),
+      `damaged_metadata` [{key, error}] (images that are read without their metadata),
       `neutralise` {quality, size}, `warnings` [text].
 
     Raises:
@@ -149,6 +150,9 @@ def audit(
     ]
     result |= _duplicates(headers, dict(zip((r["key"] for r in rows), labels)))
     result["near_empty"] = [key for key, h in headers.items() if near_empty(h)]
+    result["damaged_metadata"] = [
+        {"key": key, "error": h.damaged} for key, h in headers.items() if h.damaged
+    ]
     result["warnings"] = _warnings(result)
     return result
 
@@ -357,6 +361,11 @@ def _warnings(result: dict[str, Any]) -> list[str]:
         found.append(
             f"{len(result['near_empty'])} files are almost empty, such as "
             f"{result['near_empty'][0]}"
+        )
+    if damaged := result["damaged_metadata"]:
+        found.append(
+            f"{len(damaged)} files have damaged metadata, and only their pixels are "
+            f"read, such as {damaged[0]['key']}: {damaged[0]['error']}"
         )
     return found
 

@@ -291,6 +291,7 @@ def towers_of(
             dtype or method.embedding["dtype"],
             revision=revision or None,
             family=tower["family"],
+            text_cleaning=settings.text_cleaning(method.embedding),
         )
     except ValueError as e:
         if towers is not None:

@@ -20,7 +20,7 @@ class Field:
     Attributes:
       default: its value, which also fixes its type.
       meaning: one line, with the source of the default.
-      choices: the names that are allowed; () for any value.
+      choices: the names that are allowed, also in a tuple; () for any value.
       outside: whether `package.module:name` is allowed besides `choices`.
       least, most: the range of a number, both ends included.
     """
@@ -32,6 +32,10 @@ class Field:
     least: float | None = None
     most: float | None = None
 
+
+OUTPUTS = ("pooled", "class_tokens", "block_tokens")
+"""Outputs of the image tower, beside its embedding, that a cache can hold; see
+`item_jax/towers/outputs.py`."""
 
 FIELDS: dict[str, Field] = {
     "seed": Field(0, "of everything random; not in the paper", least=0),
@@ -85,6 +89,16 @@ FIELDS: dict[str, Field] = {
         "the paper",
         ("cover", "pad"),
     ),
+    # ---- texts
+    "texts.clean": Field(
+        "",
+        "of captions and phrases before they are tokenised; empty: as in the CLIP "
+        "model's training (`lower` for OpenAI's); not in the paper",
+        (
+            *("", "none", "lowercase", "whitespace", "whitespace_underscore"),
+            *("lower", "canonicalize"),
+        ),
+    ),
     # ---- neutralise: makes images alike in what headers tell (`item-jax audit`)
     "neutralise.quality": Field(
         0, "JPEG quality every image is re-encoded at; 0: as it is", least=0, most=100
@@ -110,6 +124,12 @@ FIELDS: dict[str, Field] = {
     "embed.mode": Field("jit", "sharding; results are equal", ("jit", "pmap")),
     "embed.storage": Field(
         "float32", "of the cache; float16 halves the disk", ("float32", "float16")
+    ),
+    "embed.outputs": Field(
+        (),
+        "more of the image tower in the cache, in float16: `pooled`, `class_tokens`, "
+        "`block_tokens`; (): only the embedding",
+        OUTPUTS,
     ),
     "embed.threads": Field(8, "decoding threads, in each process", least=1),
     "embed.workers": Field(
@@ -191,21 +211,21 @@ FIELDS: dict[str, Field] = {
     "evaluate.generators": Field(
         (), "only these generators or benchmarks, such as unifd/dalle; (): all"
     ),
-    "evaluate.bootstrap": Field(
-        2000,
-        "replicates of the 95% intervals and differences; 0: none; not in the paper",
-        least=0,
-    ),
     # ---- paper: what `item-jax paper` computes its tables and figures from
     "paper.methods": Field(
         (
             *("item", "tidy", "image_only", "cosine", "unifd", "nearest"),
-            *("de_fake", "vib_net", "clip_flow"),
+            *("de_fake", "vib_net", "clip_flow", "constant"),
         ),
         "rows of the tables; the first is what the others are compared with",
     ),
     "paper.start": Field(
         (), "METHOD=FILE: weights that methods start from, as of `train --start`"
+    ),
+    "paper.settings": Field(
+        (),
+        "METHOD:FIELD=VALUE: a setting of one method of the tables, such as "
+        "unifd:train.batch_size=32",
     ),
     "paper.columns": Field(
         ("forensynths", "unifd"), "of Tables I and II: benchmarks or generators"
@@ -242,20 +262,18 @@ READS: dict[str, tuple[str, ...]] = {
         *("tower", "tower_family", "dtype", "data.records", "data.images"),
         *("data.score_threshold", "data.max_objects", "data.min_object_pixels"),
         "data.max_pixels",
-        *("views", "neutralise", "perturb", "embed"),
+        *("views", "texts", "neutralise", "perturb", "embed"),
     ),
     "train": (
         *("seed", "misalignment", "head", "train"),
         # Of methods that read pixels or error maps.
         *("data.records", "data.images", "data.error_maps"),
     ),
-    "evaluate": (
-        *("seed", "evaluate", "data.records", "data.images", "data.error_maps"),
-    ),
+    "evaluate": (*("evaluate", "data.records", "data.images", "data.error_maps"),),
     "fit": (
         *("seed", "tower", "tower_family", "dtype", "data.score_threshold"),
         *("data.max_objects", "data.min_object_pixels", "data.max_pixels", "views"),
-        *("neutralise", "embed", "misalignment", "head", "train", "evaluate"),
+        *("texts", "neutralise", "embed", "misalignment", "head", "train", "evaluate"),
     ),
     "paper": (
         *("seed", "misalignment", "head", "train", "evaluate", "paper"),

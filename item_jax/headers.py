@@ -28,6 +28,8 @@ class Header:
       subsampling: of the chroma of a JPEG: 0 is 4:4:4, 1 4:2:2, 2 4:2:0; else -1.
       progressive: whether the JPEG is.
       exif, icc: whether there is an EXIF block, a colour profile.
+      damaged: why metadata in front of the pixels could not be read; "" if they could.
+        `exif` and `icc` are then of what is left.
       bytes: of the file.
       sha256: of the file.
     """
@@ -41,6 +43,7 @@ class Header:
     progressive: bool
     exif: bool
     icc: bool
+    damaged: str
     bytes: int
     sha256: str
 
@@ -66,6 +69,7 @@ def _header(data: bytes, name: str, image: Image.Image) -> Header:
         progressive=bool(image.info.get("progressive")),
         exif=bool(image.info.get("exif")) or (name == "PNG" and b"eXIf" in data[:4096]),
         icc=bool(image.info.get("icc_profile")),
+        damaged=image.info.get(images.DAMAGED, ""),
         bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
     )

@@ -7,6 +7,7 @@ Pillow and NumPy only, so that PyTorch programs see exactly the same pixels.
 Image files are hostile input. The format must be one of `FORMATS`, the size is checked
 from the header before a pixel is decoded, truncated data are refused, and whatever goes
 wrong with a picture is an `ImageError`. No picture is ever repaired or substituted.
+Where only metadata are damaged (text, profile, EXIF), the pixels are read without them.
 Threads that decode share `item_jax.budget.IN_FLIGHT`, so that memory has a bound.
 """
 
@@ -26,7 +27,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from item_jax import signatures
+from item_jax import containers, signatures
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 """The formats that are read; JPEG covers MPO, the two-picture JPEG of some cameras."""
@@ -45,6 +46,9 @@ MAX_SCANS = 500
 """Most scans of a JPEG; a progressive one has about ten. Each costs a pass over the
 whole picture: a file of 1.6 MB with 10,000 scans takes 49 seconds to decode. libjpeg
 has the same number for its own fuzzing (`-maxscans` of djpeg)."""
+
+DAMAGED = "item_jax: damaged metadata"
+"""The key in `Image.info` of a picture that was read without its metadata: why."""
 
 T = TypeVar("T")
 
@@ -152,11 +156,14 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
     Of a file with several pictures (animation, MPO, multi-page TIFF) the first is
     taken. EXIF orientation is applied; an EXIF block that cannot be read, or holds a
-    value outside 1..8, counts as none. Colours become RGB as `Image.convert("RGB")`
-    makes them, which is what CLIP's and UniFD's loaders do: alpha and transparency are
-    dropped (not blended with white, as newer releases of transformers do), palettes
-    looked up, CMYK and YCbCr converted, and an embedded colour profile is not applied.
-    Grey of more than 8 bits, which that call clips to white, is scaled instead:
+    value outside 1..8, counts as none. Other metadata that Pillow refuses are left out:
+    a PNG's text of more than 1 MiB, a wrong checksum of a chunk without pixels, half an
+    EXIF chunk of a WebP, a tag beyond the end of a TIFF. What a decoder needs for the
+    pixels must be whole. Colours become RGB as `Image.convert("RGB")` makes them, which
+    is what CLIP's and UniFD's loaders do: alpha and transparency are dropped (not
+    blended with white, as newer releases of transformers do), palettes looked up, CMYK
+    and YCbCr converted, and an embedded colour profile is not applied. Grey of more
+    than 8 bits, which that call clips to white, is scaled instead:
 
     * 16 bits (mode `I;16`): the high byte, as Pillow reads 16-bit colour; of a TIFF of
       12 bits the upper eight;
@@ -216,6 +223,8 @@ def parse(
     Args:
       data: the content of the file.
       use: takes the format, one of `FORMATS`, and the picture with its header read.
+        It is called again, on the file without its metadata, when Pillow fails; then
+        `info[DAMAGED]` of the picture says how.
       max_pixels: most pixels (width x height) allowed, by the header.
 
     Returns:
@@ -228,29 +237,41 @@ def parse(
         raise ImageError("the file is empty (0 bytes)")
     _set_up_pillow()
     name, opener = _format(data)
-    if name == "JPEG" and signatures.has_more_scans(data, MAX_SCANS):
-        raise ImageError(
-            f"JPEG picture of more than {MAX_SCANS} scans, which would take minutes to "
-            "decode"
-        )
-    if size := signatures.webp_size(data):
-        _check_size(name, size, max_pixels)
-    # The one place where Pillow's exceptions are caught. On hostile files it raises
-    # at least nine classes, OSError, SyntaxError, struct.error and MemoryError among
-    # them, so every Exception counts.
-    try:
-        # Called directly and not through Image.open, which drops the reason of a
-        # SyntaxError and checks the size against a limit of its own.
-        image = opener(io.BytesIO(data), "")
-        _check_size(name, image.size, max_pixels)
-        return use(name, image)
-    except ImageError:
-        raise
-    except Exception as error:
-        raise ImageError(
-            f"damaged or unsupported {name} picture ({len(data):,} bytes): "
-            f"{type(error).__name__}: {error}"
-        ) from error
+    errors: list[Exception] = []
+    for version in containers.versions(name, data):
+        if name == "JPEG" and signatures.has_more_scans(version, MAX_SCANS):
+            raise ImageError(
+                f"JPEG picture of more than {MAX_SCANS} scans, which would take "
+                "minutes to decode"
+            )
+        if size := signatures.webp_size(version):
+            _check_size(name, size, max_pixels)
+        # The one place where Pillow's exceptions are caught. On hostile files it raises
+        # at least nine classes, OSError, SyntaxError, struct.error and MemoryError
+        # among them, so every Exception counts.
+        try:
+            # Called directly and not through Image.open, which drops the reason of a
+            # SyntaxError and checks the size against a limit of its own.
+            image = opener(io.BytesIO(version), "")
+            _check_size(name, image.size, max_pixels)
+            if errors:
+                image.info[DAMAGED] = _reason(errors[0])
+            elif version is not data:
+                image.info[DAMAGED] = "a tag lies beyond the end of the file"
+            return use(name, image)
+        except ImageError:
+            raise
+        except Exception as error:
+            errors.append(error)
+    # The last one is of the pixels, or what they need.
+    raise ImageError(
+        f"damaged or unsupported {name} picture ({len(data):,} bytes): "
+        f"{_reason(errors[-1])}"
+    ) from errors[-1]
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 _PILLOW_NOTICES = ("ignore", None, UserWarning, re.compile(r"PIL\."), 0)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,8 +58,7 @@ def read(
         not.
     """
     path = folder / "config.json"
-    if not path.is_file():
-        raise ValueError(_why_none(folder))
+    _check_there(path)
     config = files.read_json(path)
     weights = folder / WEIGHTS
     if config.get("schema") == SCHEMA_0_1:
@@ -84,16 +86,44 @@ def read(
     return config, _merged(config.pop("state"), arrays, weights)
 
 
-def _why_none(folder: Path) -> str:
-    """Says what a folder without `config.json` is, or that there is none."""
+def _check_there(path: Path) -> None:
+    """Refuses what is not a readable file, saying what is there instead."""
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode):  # opening a FIFO would wait
+            open(path, "rb").close()
+            return
+    except OSError as e:
+        raise ValueError(_why_none(path, e)) from e
+    what = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+    raise ValueError(f"no fitted method in {path.parent}: {path.name} is {what}")
+
+
+def _why_none(path: Path, error: OSError) -> str:
+    """Says why a file of a fitted method cannot be opened."""
+    folder = path.parent
     text = f"no fitted method in {folder}"
-    if not folder.is_dir():
+    if not os.path.lexists(folder):
         return f"{text}: there is no such folder"
+    for place in (folder, path):
+        name = "it" if place == folder else place.name
+        if place.is_symlink() and not place.exists():
+            what = "a loop" if error.errno == errno.ELOOP else "nothing"
+            target = files.printable(os.readlink(place))
+            return f"{text}: {name} is a link to {what} ({target})"
+    if not folder.is_dir():
+        return f"{text}: it is not a folder"
+    if os.path.lexists(path):
+        return f"{text}: {path.name}: {error.strerror}"
     if (folder / "open_clip_config.json").is_file():
         return f"{text}: it is a checkpoint of open_clip"
-    below = Workdir(folder).methods()
+    below = {
+        name: place
+        for name, place in Workdir(folder).methods().items()
+        if os.access(place / "config.json", os.R_OK)
+    }
     if not below:
-        return f"{text}: config.json is missing"
+        return f"{text}: {path.name} is missing"
     named = [p.relative_to(folder).as_posix() for p in below.values()]
     first = next(iter(below.values()))
     return f"{text} itself; it has {', '.join(named)}: did you mean {str(first)!r}?"
@@ -109,8 +139,21 @@ def _check_config(config: Mapping[str, Any], path: Path) -> None:
     threshold = config["threshold"]
     if not (math.isfinite(threshold) and 0 <= threshold <= 1):
         raise ValueError(f"{path}: threshold {threshold} is not in [0, 1]")
+    if config.get("fit") is not None:
+        _check_fit(config, path)
     if config.get("calibration") is not None:
         _check_calibration(config, path)
+
+
+def _check_fit(config: Mapping[str, Any], path: Path) -> None:
+    none = type(None)
+    auc = files.field(config, "fit.train_auc", (int, float, none), path)
+    files.field(config, "fit.train_auc_images", int, path)
+    epochs = files.field(config, "fit.epochs", (int, none), path)
+    if auc is not None and not 0 <= auc <= 1:
+        raise ValueError(f"{path}: fit.train_auc {auc} is not in [0, 1]")
+    if epochs is not None and epochs < 0:
+        raise ValueError(f"{path}: fit.epochs {epochs} is below 0")
 
 
 def _refuse_modules(config: Mapping[str, Any], path: Path) -> None:
@@ -194,8 +237,7 @@ def _merged(plain: dict[str, Any], arrays: dict[str, np.ndarray], path: Path) ->
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise ValueError(f"no fitted method in {path.parent}: {path.name} is missing")
+    _check_there(path)
     try:
         arrays = load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError) as e:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from item_jax import files, method_files, methods, torch_files
+from item_jax import files, method_files, methods, settings, torch_files
 from item_jax.cache import EmbeddingCache
 from item_jax.embeddings import Embeddings
 from item_jax.fitted import FittedMethod
@@ -124,15 +124,18 @@ def read(
 
     Raises:
       ValueError: for a method that takes no weights, a file that is damaged or
-        hostile, or weights that do not fit the method or the cache; naming what.
+        hostile, or weights that do not fit the method or the cache (its outputs of the
+        image tower among them); naming what.
     """
     module = methods.get(method)
+    name = method if isinstance(method, str) else module.__name__
     if not accepts(module):
-        known = [name for name in methods.names() if accepts(name)]
+        known = [other for other in methods.names() if accepts(other)]
         raise ValueError(
             f"method {method!r} cannot be made of weights; those that can: "
             f"{', '.join(known)}"
         )
+    settings.check_outputs(name, module.NEEDS, cache.embedding.get("outputs", ()))
     path = Path(path)
     found = tensors(path, skip=getattr(module, "SKIPPED", ()))
     try:
@@ -159,8 +162,8 @@ def read(
         },
     }
     config = {
-        "method": method if isinstance(method, str) else module.__name__,
-        "embedding": cache.embedding,
+        "method": name,
+        "embedding": settings.with_outputs(cache.embedding, module.NEEDS),
         "threshold": threshold,
         "training": training,
     }
@@ -168,22 +171,25 @@ def read(
 
 
 def _compare(module: Any, state: Mapping[str, Any], cache: Any, path: Path) -> None:
-    """Compares the rows that a state takes with those of a cache."""
-    inputs = getattr(module, "inputs", None)
-    if not callable(inputs) or "inputs" not in state:
-        return
-    rows = inputs(empty(cache.embed_dim))
-    found = {name: list(values.shape[1:]) for name, values in rows.items()}
-    for name, shape in state["inputs"].items():
-        if found.get(name) != shape:
-            tower = cache.embedding["tower"]["name"]
-            raise ValueError(
-                f"{path} takes {name} of shape {shape}; the embeddings of "
-                f"{cache.folder}, of {tower}, give {found.get(name)}"
-            )
+    """Scores no image, by which a method refuses embeddings that it cannot take."""
+    nothing = empty(cache.embed_dim, cache.embedding.get("outputs", {}))
+    try:
+        module.score(state, nothing)
+    except ValueError as e:
+        raise ValueError(
+            f"{path} does not fit the embeddings of {cache.folder}, of "
+            f"{cache.embedding['tower']['name']}: {e}"
+        ) from e
 
 
-def empty(width: int) -> Embeddings:
-    """Returns the embeddings of no image, of a width."""
+def empty(width: int, outputs: Mapping[str, Sequence[int]]) -> Embeddings:
+    """Returns the embeddings of no image.
+
+    Args:
+      width: D.
+      outputs: of the image tower, name -> shape of a row.
+    """
     none = np.zeros((0, width), np.float32)
-    return Embeddings([], none, none, none, none, np.zeros(1, np.int64))
+    further = {name: np.zeros((0, *s), np.float16) for name, s in outputs.items()}
+    offsets = np.zeros(1, np.int64)
+    return Embeddings([], none, none, none, none, offsets, outputs=further)

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from item_jax import files, methods, published
+from item_jax import files, methods, metrics, published, settings, training_loop
 from item_jax import fitted as fitted_lib
 from item_jax.cache import EmbeddingCache
 from item_jax.choices import nearest
 from item_jax.config import FIELDS, leaves, to_json
-from item_jax.embeddings import Embeddings
+from item_jax.embeddings import ARRAYS, Embeddings
 from item_jax.fitted import FittedMethod
+from item_jax.records import LABELS
 from item_jax.sharding import barrier, is_main_process
 from item_jax.training_loop import OnEpoch
 from item_jax.workdir import PLAIN_METHOD, Workdir
@@ -39,6 +40,10 @@ class Training:
     methods: list[FittedMethod]
     new: bool
 
+
+JUDGED = 1000
+"""Training images of each label that the training AUC is computed on, at most: enough
+for two digits, and a network on pixels scores them in seconds. Not in the paper."""
 
 NOT_FITTED = ("threshold", "baselines", "checkpoint_every")
 """Fields of `config.train` that change nothing about a state."""
@@ -150,30 +155,80 @@ def fit_method(
       on_epoch: called with the epoch (from 1) and the mean loss of each seed.
 
     Returns:
-      One fitted method per seed.
+      One fitted method per seed. Its record has what came of the fit, `fit`:
+      "train_auc", the AUC on training images (`JUDGED` of each label at most; below
+      `fitted.LEARNED` it did not learn), their number "train_auc_images", and "epochs",
+      how many it trained, which early stopping may end (None without epochs).
 
     Raises:
-      ValueError: for an unknown method.
+      ValueError: for an unknown method, one that reads an output of the image tower
+        that the embeddings lack, or a score that is not in [0, 1].
     """
     module = methods.get(name)
+    stored = data.embedding.get("outputs", ())
+    settings.check_outputs(_name(name), module.NEEDS, stored)
     config = adapted(module, config, overridden)
     seeds = seeds_of(module, config)
-    if hasattr(module, "fit_seeds"):
-        others = {} if start is None else {"start": start}
-        states = module.fit_seeds(
-            data.parts,
-            config,
-            seeds,
-            checkpoints=checkpoints,
-            on_epoch=on_epoch,
-            **others,
-        )
-    else:
-        states = [module.fit(data.parts, config)]
-    return [
+    with training_loop.counted() as counts:
+        if hasattr(module, "fit_seeds"):
+            others = {} if start is None else {"start": start}
+            states = module.fit_seeds(
+                data.parts,
+                config,
+                seeds,
+                checkpoints=checkpoints,
+                on_epoch=on_epoch,
+                **others,
+            )
+        else:
+            states = [module.fit(data.parts, config)]
+    made = [
         FittedMethod(_record(name, module, data, config, seed, start), state, module)
         for seed, state in zip(seeds, states)
     ]
+    sample = _sample(data.parts)
+    for k, one in enumerate(made):
+        auc = metrics.roc_auc(sample.labels, one.score(sample))
+        one.config["fit"] = {
+            "train_auc": None if auc is None else round(auc, 6),
+            "train_auc_images": len(sample),
+            "epochs": _epochs(counts, k, len(seeds)),
+        }
+    return made
+
+
+def _sample(parts: Sequence[Embeddings]) -> Embeddings:
+    """The training images that a fit is judged on, evenly spaced among each label's."""
+    labels = np.concatenate([part.labels for part in parts])
+    chosen = np.zeros(len(labels), bool)
+    for label in LABELS.values():
+        own = np.flatnonzero(labels == label)
+        chosen[own[np.linspace(0, len(own) - 1, min(len(own), JUDGED)).astype(int)]] = 1
+    masks = np.split(chosen, np.cumsum([len(part) for part in parts])[:-1])
+    taken = [part.take(np.flatnonzero(mask)) for part, mask in zip(parts, masks)]
+    each = [part.arrays() for part in taken]
+    arrays = {
+        name: np.concatenate([own[name] for own in each])
+        for name in each[0]
+        if name != "object_offsets"
+    }
+    outputs = {name: arrays.pop(name) for name in set(arrays) - set(ARRAYS)}
+    counts = np.concatenate([np.diff(part.object_offsets) for part in taken])
+    return Embeddings(
+        [row for part in taken for row in part.rows],
+        **arrays,
+        object_offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        images=taken[0].images,
+        outputs=outputs,
+    )
+
+
+def _epochs(counts: Sequence[Sequence[int]], k: int, seeds: int) -> int | None:
+    """The epochs that seed k trained: of several networks a seed the most."""
+    if not counts or len(counts[-1]) % seeds:
+        return None
+    each = len(counts[-1]) // seeds
+    return max(counts[-1][k * each : (k + 1) * each])
 
 
 def adapted(
@@ -235,6 +290,10 @@ def refuse_unused(name: str, fields: Sequence[str]) -> None:
             raise ValueError(f"method {name!r} does not use {field!r}")
 
 
+def _name(method: Any) -> str:
+    return method if isinstance(method, str) else getattr(method, "__name__", "?")
+
+
 def _record(
     name, module, data: TrainingSet, config: ConfigDict, seed: int, start=None
 ) -> dict:
@@ -251,8 +310,8 @@ def _record(
         if start is not None:
             used["start"] = {"file": start.file, "sha256": start.sha256}
     return {
-        "method": name if isinstance(name, str) else getattr(name, "__name__", "?"),
-        "embedding": data.embedding,
+        "method": _name(name),
+        "embedding": settings.with_outputs(data.embedding, module.NEEDS),
         "threshold": config.train.threshold,
         "training": {**data.facts, "seed": seed, "settings": used},
     }
@@ -352,7 +411,7 @@ def _compare(
         for name in dict.fromkeys((*old, *new))
         if old.get(name) != new.get(name)
         and name not in ignored
-        and not name.startswith("calibration.")
+        and not name.startswith(("calibration.", "fit."))
     ]
     if not differing:
         return there

@@ -34,7 +34,6 @@ def c():
     c.train.epochs = 2
     c.train.seeds = 2
     c.head.hidden_dim = 8
-    c.evaluate.bootstrap = 50
     c.paper.methods = ("item", "cosine")
     c.paper.columns = ("own",)
     c.paper.columns_3 = ("gan",)
@@ -358,7 +357,7 @@ def test_every_experiment_can_be_drawn(study, name):
 def test_the_command_uses_what_is_there(study, capsys):
     words = ["--workdir", str(study.workdir.path), "--no-embed"]
     words += ["--config.train.epochs=2", "--config.head.hidden_dim=8"]
-    words += ["--config.train.seeds=2", "--config.evaluate.bootstrap=0"]
+    words += ["--config.train.seeds=2"]
     words += ["--config.paper.columns=gan", "--config.paper.methods=item"]
     assert main(["paper", "table1", *words]) == 0
     text = capsys.readouterr().out

@@ -11,7 +11,15 @@ PACKAGE = Path(__file__).parent.parent / "item_jax"
 
 # A room may import what stands in a lower storey or its own, and what BESIDES names.
 STOREYS = [
-    {"choices", "files", "workdir", "signatures", "installed", "tensorboard"},
+    {
+        "choices",
+        "files",
+        "workdir",
+        "signatures",
+        "containers",
+        "installed",
+        "tensorboard",
+    },
     {
         "fields",
         "config",
@@ -24,7 +32,7 @@ STOREYS = [
         "budget",
     }
     | {"budget", "neutralise", "metrics", "progress", "protocol", "headers"}
-    | {"resampling", "statistics", "paired", "calibration", "comparison", "tables"}
+    | {"influence", "statistics", "calibration", "comparison", "summaries", "tables"}
     | {"sidecar_runs", "torch_files", "results", "model_card", "pixel_probe"},
     {"sharding", "misalignment", "heads", "datasets", "audit", "audit_report"},
     {"towers", "testing"},

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from item_jax import __main__ as door
-from item_jax import commands
+from item_jax import commands, config
 from item_jax.commands import check, predict
 from item_jax.datasets import miniature
 from item_jax.records import Record, write_records
@@ -465,7 +465,16 @@ def test_every_command_has_help_with_an_example(capsys):
         with pytest.raises(SystemExit) as stopped:
             door.main([name, "--help"])
         assert stopped.value.code == 0
-        assert f"example:\n  item-jax {name}" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert f"example:\n  item-jax {name}" in said
+        # The override it names is one that it takes.
+        shown = re.search(r"are set by\s+--config\.(\S+?)=(\S+)", said)
+        assert (shown is not None) == (name in config.READS and name != "config")
+        if shown:
+            c = config.default()
+            config.override(c, *shown.groups())
+            config.refuse_unused(name, [shown.group(1)])
+            assert config.leaves(c) == config.leaves(config.default())
 
 
 def test_without_arguments_it_says_where_to_begin(capsys):

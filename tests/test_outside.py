@@ -166,7 +166,7 @@ def test_a_run_card_names_them_too(study, tmp_path):
 def test_an_experiment(study):
     out = run(
         *("paper", "my_ideas.widths", "--workdir", study, "--no-embed"),
-        *("--config.train.epochs=2", "--config.evaluate.bootstrap=20"),
+        *("--config.train.epochs=2",),
     )
     assert "ITEM with heads of two widths" in out
     written = (study / "results/paper/my_ideas.widths.md").read_text()

@@ -77,6 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     from item_jax import methods, tensorboard
     from item_jax import train as train_lib
     from item_jax.cache import EmbeddingCache
+    from item_jax.fitted import not_learned
     from item_jax.progress import progress
     from item_jax.sharding import enable_compilation_cache, is_main_process
 
@@ -144,7 +145,7 @@ def run(arguments: argparse.Namespace) -> int:
             )
 
         training = train(arguments.method, name, arguments.start)
-        beside = [b for b in baselines if train(b, _default_name(b)).new]
+        others = {_default_name(b): train(b, _default_name(b)) for b in baselines}
     if not is_main_process():
         return 0
     folder = workdir.method(name)
@@ -157,8 +158,11 @@ def run(arguments: argparse.Namespace) -> int:
         _say_trained(training, data.facts, time.perf_counter() - start, folder)
     else:
         say(f"{folder} is fitted with these settings already; nothing to do")
-    if beside:
+    if beside := [other for other, made in others.items() if made.new]:
         say(f"fitted beside it, in methods/: {', '.join(beside)}")
+    for other, made in {name: training, **others}.items():
+        for warning in not_learned(other, made.methods):
+            say(f"warning: {warning}")
     return 0
 
 
@@ -195,15 +199,33 @@ def _import(arguments, cache, c, workdir, name) -> int:
 
 
 def _say_trained(training, facts, seconds, folder) -> None:
-    seeds = len(training.methods)
-    method = training.methods[0]
-    settings = method.config["training"]["settings"].get("train", {})
-    epochs = f", {settings['epochs']} epochs" if "epochs" in settings else ""
+    from item_jax.protocol import generators_text
+
+    seeds = training.methods
+    aucs = [one.train_auc for one in seeds if one.train_auc is not None]
+    told = f", training AUC {_span(aucs, '.3f')}" if aucs else ""
     say(
-        f"trained {method.name!r}, {seeds} seed{'s' if seeds > 1 else ''}, on "
-        f"{facts['real']} real + {facts['fake']} fake of "
-        f"{', '.join(facts['generators'])}{epochs}, {seconds:.1f} s; wrote {folder}"
+        f"trained {seeds[0].name!r}, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}, "
+        f"on {facts['real']} real + {facts['fake']} fake of "
+        f"{generators_text(facts['generators'])}{_epochs(seeds)}{told}, "
+        f"{seconds:.1f} s; wrote {folder}"
     )
+
+
+def _epochs(seeds) -> str:
+    """The epochs that were trained, and how many there could have been."""
+    counts = [one.config["fit"]["epochs"] for one in seeds]
+    if None in counts:
+        return ""
+    most = seeds[0].config["training"]["settings"].get("train", {}).get("epochs")
+    text = f", {_span(counts, 'd')} epochs"
+    return text + (f" of at most {most}" if most and min(counts) < most else "")
+
+
+def _span(values, form: str) -> str:
+    """The least and the largest value of several seeds, once if they look the same."""
+    ends = [format(value, form) for value in (min(values), max(values))]
+    return " to ".join(dict.fromkeys(ends))
 
 
 def _default_name(method: str) -> str:

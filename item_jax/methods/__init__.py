@@ -2,7 +2,8 @@
 
 A method is a module (or any object) with
 
-    NEEDS                      names of the arrays it reads, of `embeddings.ARRAYS`, and
+    NEEDS                      names of the arrays it reads, of `embeddings.ARRAYS`, of
+                               `embeddings.OUTPUTS`, `part.outputs["block_tokens"]`, and
                                "pixels" if it reads images, `part.image(i)`,
                                "error_maps" for what a diffusion model could not
                                reconstruct, `part.error_map(i)`
@@ -34,7 +35,7 @@ from __future__ import annotations
 from typing import Any
 
 from item_jax import choices
-from item_jax.embeddings import ARRAYS
+from item_jax.embeddings import ARRAYS, OUTPUTS
 
 PIXELS, ERROR_MAPS = "pixels", "error_maps"
 
@@ -67,6 +68,7 @@ def get(name: Any) -> Any:
     found = choices.resolve(
         "method", name, __name__, needs=("NEEDS", "fit", "score"), inside="METHOD"
     )
+    allowed = (*ARRAYS, *OUTPUTS, PIXELS, ERROR_MAPS)
     for need in found.NEEDS:
-        choices.check(f"NEEDS of method {name!r}:", need, (*ARRAYS, PIXELS, ERROR_MAPS))
+        choices.check(f"NEEDS of method {name!r}:", need, allowed)
     return found

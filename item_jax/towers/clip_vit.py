@@ -38,6 +38,7 @@ __all__ = [
     "pad_tokens",
     "param_shapes",
     "read_config",
+    "text_cleaning",
     "tokenize",
 ]
 
@@ -125,6 +126,7 @@ def image_outputs(config: Config) -> dict[str, tuple[int, ...]]:
         EMBEDDING: (config.embed_dim,),
         "pooled": (c.width,),
         "class_tokens": (c.layers, c.width),
+        "block_tokens": (c.layers, config.embed_dim),
     }
 
 
@@ -247,6 +249,11 @@ def _check_tokenizer_kind(files: CheckpointFiles) -> None:
         )
 
 
+def text_cleaning(config: Config) -> str:
+    """Returns how texts were cleaned in the training, see `text_cleaning.CLEANINGS`."""
+    return config.cleaning
+
+
 def tokenize(
     tokenizer: Any, texts: Sequence[str], config: Config
 ) -> tuple[list[list[int]], np.ndarray]:
@@ -254,7 +261,7 @@ def tokenize(
 
     Args:
       tokenizer: of `load_tokenizer`.
-      texts: longer than `context_length` tokens is cut, the EOS kept.
+      texts: cleaned; longer than `context_length` tokens is cut, the EOS kept.
       config: the checkpoint's.
 
     Returns:

@@ -59,6 +59,9 @@ def describe(
         outputs = getattr(module, "image_outputs", None)
         if outputs:
             facts += [(f"output {k}", str(list(v))) for k, v in outputs(config).items()]
+        cleaning = getattr(module, "text_cleaning", None)
+        if cleaning:
+            facts.append(("texts cleaned", cleaning(config)))
         facts += [("warning", str(guess.message)) for guess in guesses]
         tokenizer = module.load_tokenizer(checkpoint, config)
         facts.append(("tokenizer", type(tokenizer).__name__))

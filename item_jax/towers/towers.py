@@ -22,6 +22,7 @@ from item_jax.sharding import RowFunction, ShardedFunction
 from item_jax.towers.checkpoint import open_checkpoint, read_params
 from item_jax.towers.families import read_config
 from item_jax.towers.outputs import EMBEDDING, split
+from item_jax.towers.text_cleaning import CLEANINGS
 
 # Short names lead to repositories that ship safetensors of OpenAI's weights.
 SHORT_NAMES = {
@@ -51,6 +52,8 @@ class Towers:
       params: nested dictionary of NumPy arrays, with the trees "vision" and "text".
       dtype: "float32" or "bfloat16", of weights and activations.
       tokenizer: what the family's `load_tokenizer` returned.
+      text_cleaning: how texts are cleaned before they are tokenised, a name of
+        `item_jax.towers.text_cleaning.CLEANINGS`.
     """
 
     def __init__(
@@ -63,11 +66,12 @@ class Towers:
         dtype: str,
         tokenizer: Any,
         digested: Sequence[Path] = (),
+        text_cleaning: str = "none",
     ):
         """Prefer `load_towers`.
 
         Args:
-          name, family, config, params, dtype, tokenizer: see the class.
+          name, family, config, params, dtype, tokenizer, text_cleaning: see the class.
           module: the family itself.
           digested: the files that `checkpoint_sha256` is made of, in order.
         """
@@ -77,6 +81,7 @@ class Towers:
         self.params = params
         self.dtype = dtype
         self.tokenizer = tokenizer
+        self.text_cleaning = choices.check("text_cleaning", text_cleaning, CLEANINGS)
         self._module = module
         self._digested = tuple(digested)
         self._encoders: dict[Any, ShardedFunction] = {}
@@ -103,6 +108,20 @@ class Towers:
         known = getattr(self._module, "image_outputs", None)
         return known(self.config) if known else {EMBEDDING: (self.embed_dim,)}
 
+    def output_shapes(self, names: Iterable[str]) -> dict[str, tuple[int, ...]]:
+        """Returns the shapes of some outputs of the image tower for one view.
+
+        Args:
+          names: of `image_outputs`; one that comes twice counts once.
+
+        Raises:
+          ValueError: for an output that these towers do not have.
+        """
+        known = self.image_outputs
+        for name in names:
+            choices.check(f"output of {self.name} ({self.family})", name, known)
+        return {name: known[name] for name in names}
+
     @functools.cached_property
     def checkpoint_sha256(self) -> str:
         """The SHA-256 of configuration, weight files and tokenizer files: what an
@@ -119,6 +138,7 @@ class Towers:
         batch_size: int = 256,
         mode: str = "jit",
         devices: Sequence[jax.Device] | None = None,
+        outputs: Sequence[str] = (EMBEDDING,),
     ) -> ShardedFunction:
         """Returns the image tower: uint8 `[B, S, S, 3]` -> float32 `[B, D]`.
 
@@ -126,8 +146,15 @@ class Towers:
 
         Args:
           batch_size, mode, devices: see `ShardedFunction`.
+          outputs: names of `image_outputs`; its rows are then all of them side by
+            side, which `outputs.split` takes apart.
+
+        Raises:
+          ValueError: for an output that these towers do not have.
         """
-        return self._encoder("vision", batch_size, mode, devices)
+        names = tuple(self.output_shapes(outputs))
+        more = () if names == (EMBEDDING,) else names
+        return self._encoder("vision", batch_size, mode, devices, more)
 
     def text_encoder(
         self,
@@ -214,14 +241,10 @@ class Towers:
             return self._views(self.image_encoder(**options), views, self.embed_dim)
         if isinstance(outputs, str) or not outputs:
             raise ValueError(f"outputs is a list of names, found {outputs!r}")
-        shapes = self.image_outputs
-        names = tuple(dict.fromkeys(outputs))
-        for name in names:
-            choices.check(f"output of {self.name} ({self.family})", name, shapes)
-        more = () if names == (EMBEDDING,) else names
-        encoder = self._encoder("vision", **options, outputs=more)
-        width = sum(math.prod(shapes[name]) for name in names)
-        return split(self._views(encoder, views, width), shapes, names)
+        shapes = self.output_shapes(outputs)
+        encoder = self.image_encoder(**options, outputs=tuple(shapes))
+        width = sum(map(math.prod, shapes.values()))
+        return split(self._views(encoder, views, width), shapes, tuple(shapes))
 
     def _views(self, encoder: ShardedFunction, views: Any, width: int) -> np.ndarray:
         views = np.asarray(views)
@@ -236,7 +259,7 @@ class Towers:
         return self._gather(encoder.stream(batches), "view", width)
 
     def tokenize(self, texts: Sequence[str]) -> tuple[list[list[int]], np.ndarray]:
-        """Returns the token ids of each text, and which texts had to be cut.
+        """Returns the token ids of each text, cleaned, and which texts had to be cut.
 
         Args:
           texts: a list of any texts.
@@ -251,7 +274,8 @@ class Towers:
         texts = _texts(texts)
         if not texts:
             return [], np.zeros(0, bool)
-        return self._module.tokenize(self.tokenizer, texts, self.config)
+        cleaned = list(map(CLEANINGS[self.text_cleaning], texts))
+        return self._module.tokenize(self.tokenizer, cleaned, self.config)
 
     def full_length(self, texts: Sequence[str]) -> np.ndarray:
         """Returns token ids padded to the longest text that the tower takes.
@@ -361,6 +385,7 @@ def load_towers(
     *,
     revision: str | None = None,
     family: str = "",
+    text_cleaning: str = "",
 ) -> Towers:
     """Loads the towers of a checkpoint.
 
@@ -371,11 +396,13 @@ def load_towers(
       revision: branch, tag or commit of a repository.
       family: who reads it: a name of `families()`, or `package.module[:name]`; "" asks
         each of ours.
+      text_cleaning: how texts are cleaned before they are tokenised, a name of
+        `text_cleaning.CLEANINGS`; "" cleans as in the checkpoint's training.
 
     Raises:
-      ValueError: for an unknown source, dtype or family; a checkpoint that no family
-        reads, that has no safetensors, or whose configuration, tokenizer or tensors
-        are not what the family needs (with the difference).
+      ValueError: for an unknown source, dtype, family or cleaning; a checkpoint that no
+        family reads, that has no safetensors, or whose configuration, tokenizer or
+        tensors are not what the family needs (with the difference).
     """
     name = str(source)
     choices.check("dtype", dtype, DTYPES)
@@ -394,4 +421,15 @@ def load_towers(
     digested = [*weights, *(p for p in of_tokenizer if p.is_file())]
     if not checkpoint.remote:
         name = str(checkpoint.folder.resolve())  # a saved head finds it from anywhere
-    return Towers(name, family, module, config, params, dtype, tokenizer, digested)
+    trained = getattr(module, "text_cleaning", lambda config: "none")
+    return Towers(
+        name,
+        family,
+        module,
+        config,
+        params,
+        dtype,
+        tokenizer,
+        digested,
+        text_cleaning or trained(config),
+    )

@@ -6,7 +6,7 @@ embeds the miniature (captioned, prompt, and the test images perturbed), trains 
 head in each variant with several seeds on each family that has a training set, scores
 all test images, and writes `item_jax/assets/miniature_claims.json`. A figure is the
 AUC, averaged over the families that the head has not seen. A difference is paired: both
-sides score the same images, which are drawn again jointly with the seeds
+sides score the same images, and images and seeds are in its interval
 (`item_jax.statistics`).
 """
 
@@ -108,60 +108,42 @@ def fit(cache, config, family: str) -> dict[str, list]:
 
 
 class Scored:
-    """Scores of several methods on one set of test images, drawn again jointly.
+    """Scores of several methods on one set of test images.
 
     Attributes:
-        replicates: with the columns `(name, seed)`.
-        groups: families that the heads have not seen.
+        estimates: with the columns `(name, seed)`.
     """
 
-    def __init__(self, columns, labels, groups, replicates: int):
-        self.groups = groups
-        self.seeds = {
-            name: sorted(k for n, k in columns if n == name) for name, _ in columns
-        }
-        self.replicates = statistics.resample(
-            labels, groups, columns, replicates=replicates
-        )
+    def __init__(self, columns, labels, groups):
+        self.columns = {name: [] for name, _ in columns}
+        for name, seed in columns:
+            self.columns[name].append((name, seed))
+        self.estimates = statistics.estimate(labels, groups, columns)
 
     def figures(self, name: str) -> dict[str, Any]:
         """AUC in percent, mean over seeds: `macro`, its interval, and each family."""
-        return self._summary([(name, k) for k in self.seeds[name]], self.replicates)
+        return self._summary(
+            lambda group: self.estimates.figure(self.columns[name], "auc", group)
+        )
 
     def difference(self, one: str, other: str) -> dict[str, Any]:
-        """The same of `one` - `other`, seed by seed."""
-        r, pairs = self.replicates, {}
-        for i, k in enumerate(self.seeds[one]):
-            own = (other, self.seeds[other][i % len(self.seeds[other])])
-            pairs[k] = ((one, k), own)
-        paired = statistics.Replicates(
-            groups=r.groups,
-            values={k: r.values[a] - r.values[b] for k, (a, b) in pairs.items()},
-            draws={k: r.draws[a] - r.draws[b] for k, (a, b) in pairs.items()},
-            left_out={},
-            means={},
+        """The same of `one` - `other`, with its p."""
+        sides = self.columns[one], self.columns[other]
+        found = self._summary(
+            lambda group: self.estimates.difference(*sides, "auc", group)
         )
-        found = self._summary(list(pairs), paired)
         low, high = found["interval_95"]
         verdict = "holds" if low > 0 else "fails" if high < 0 else "undecided"
         return {"difference": found.pop("macro"), **found, "verdict": verdict}
 
-    @staticmethod
-    def _summary(columns: list, replicates) -> dict[str, Any]:
-        if len(columns) > 1:
-            found = replicates.over_seeds(columns, "auc")
-            means = {name: f["mean"] for name, f in found.items()}
-            interval = found["macro"]["interval_95"]
-        else:
-            mean, interval = replicates.macro(columns[0], "auc")
-            values = replicates.values[columns[0]][:, statistics.FIGURES.index("auc")]
-            means = dict(zip(replicates.groups, values.tolist(), strict=True))
-            means["macro"] = mean
-        macro = means.pop("macro")
+    def _summary(self, of) -> dict[str, Any]:
+        macro = of(None)
+        families = {name: of(name) for name in self.estimates.groups}
         return {
-            "macro": _percent(macro),
-            "interval_95": [_percent(v) for v in interval],
-            "families": {name: _percent(v) for name, v in means.items()},
+            "macro": _percent(macro.value),
+            "interval_95": [_percent(v) for v in macro.ends],
+            **({} if macro.p is None else {"p": float(f"{macro.p:.3g}")}),
+            "families": {n: _percent(f.value) for n, f in families.items() if f},
         }
 
 
@@ -178,7 +160,7 @@ def score(cache, fitted, seen: tuple[str, ...]) -> tuple[dict, np.ndarray, dict]
     return found.columns, found.labels, groups
 
 
-def run(workdir: Path, *, seeds: int, replicates: int) -> dict[str, Any]:
+def run(workdir: Path, *, seeds: int) -> dict[str, Any]:
     """Computes everything; returns the content of that file."""
     world = miniature.unpack(workdir)
     config = miniature.get_config(world)
@@ -191,13 +173,12 @@ def run(workdir: Path, *, seeds: int, replicates: int) -> dict[str, Any]:
     out: dict[str, Any] = {
         "unit": "AUC in percent, mean over the families that the head has not seen",
         "seeds": seeds,
-        "replicates": replicates,
         "trained_on": {},
     }
     for texts in miniature.TEXTS:
         for family in TRAINED_ON if texts == "captioned" else TRAINED_ON[:1]:
             fitted = fit(caches[texts], config, family)
-            scored = Scored(*score(caches[texts], fitted, (family,)), replicates)
+            scored = Scored(*score(caches[texts], fitted, (family,)))
             place = out["trained_on"].setdefault(family, {}).setdefault(texts, {})
             place["methods"] = {name: scored.figures(name) for name in fitted}
             place["claims"] = {
@@ -206,14 +187,12 @@ def run(workdir: Path, *, seeds: int, replicates: int) -> dict[str, Any]:
             print(texts, family, json.dumps(place["claims"], indent=1), flush=True)
             if texts == "captioned" and family == TRAINED_ON[0]:
                 some = {name: fitted[name] for name in ("item", "image only")}
-                out["robustness"] = robustness(caches, some, family, replicates)
-    out["training_family"] = training_family(
-        caches["captioned"], config, replicates=replicates
-    )
+                out["robustness"] = robustness(caches, some, family)
+    out["training_family"] = training_family(caches["captioned"], config)
     return out
 
 
-def robustness(caches, fitted, family: str, replicates: int) -> dict[str, Any]:
+def robustness(caches, fitted, family: str) -> dict[str, Any]:
     """What perturbed pixels cost, with captions and boxes of the clean ones."""
     columns, labels, groups = score(caches["captioned"], fitted, (family,))
     everything = {(f"{n}, clean", k): v for (n, k), v in columns.items()}
@@ -221,7 +200,7 @@ def robustness(caches, fitted, family: str, replicates: int) -> dict[str, Any]:
         other, same, _ = score(caches[name], fitted, (family,))
         assert (same == labels).all()
         everything |= {(f"{n}, {name}", k): v for (n, k), v in other.items()}
-    scored = Scored(everything, labels, groups, replicates)
+    scored = Scored(everything, labels, groups)
     return {
         name: {
             "item": scored.figures(f"item, {name}"),
@@ -235,7 +214,7 @@ def robustness(caches, fitted, family: str, replicates: int) -> dict[str, Any]:
     }
 
 
-def training_family(cache, config, *, replicates: int) -> dict[str, Any]:
+def training_family(cache, config) -> dict[str, Any]:
     """ITEM trained on each family, on the families that none of them was trained on."""
     fitted = {}
     for family in TRAINED_ON:
@@ -243,7 +222,7 @@ def training_family(cache, config, *, replicates: int) -> dict[str, Any]:
         config.train.generators = (family,)
         images = item_jax.training_set(cache, config)
         fitted[family] = item_jax.fit_method("item", images, config)
-    scored = Scored(*score(cache, fitted, TRAINED_ON), replicates)
+    scored = Scored(*score(cache, fitted, TRAINED_ON))
     return {
         "item": {family: scored.figures(family) for family in TRAINED_ON},
         "differences": {
@@ -265,16 +244,13 @@ def main() -> None:
         help="folder of the embeddings (default: %(default)s)",
     )
     parser.add_argument("--seeds", type=int, default=5, help="default: %(default)s")
-    parser.add_argument(
-        "--replicates", type=int, default=2000, help="default: %(default)s"
-    )
     parser.add_argument("--out", type=Path, default=RESULT, help="default: %(default)s")
     args = parser.parse_args()
     if args.seeds < 2:
         parser.error(
             f"--seeds is {args.seeds}; the spread over seeds needs two or more"
         )
-    found = run(args.workdir, seeds=args.seeds, replicates=args.replicates)
+    found = run(args.workdir, seeds=args.seeds)
     args.out.write_text(json.dumps(found, indent=1) + "\n")
     print(f"written: {args.out}")
 
