@@ -42,7 +42,8 @@ OPTIONS = (
         metavar="FILE",
         help="take weights that the authors, or their code, saved instead of fitting: "
         "a state dictionary or a checkpoint of torch.save, or safetensors; of unifd, "
-        "infofd, vib_net, de_fake, rine (see item_jax/methods/README.md); read without "
+        "infofd, vib_net, de_fake, rine, cnndet, npr, dire, patchforensics, resnet50 "
+        "(see item_jax/methods/README.md); read without "
         "running code",
     ),
     option(
@@ -167,6 +168,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _import(arguments, cache, c, workdir, name) -> int:
     """Makes a method of published weights."""
+    from item_jax import methods
     from item_jax import train as train_lib
     from item_jax.sharding import is_main_process
 
@@ -188,10 +190,11 @@ def _import(arguments, cache, c, workdir, name) -> int:
             say(f"{method.range()['text']}; wrote {workdir.method(name)}")
         else:
             say(f"{workdir.method(name)} has these weights already; nothing to do")
-        say(
-            f"note: whether they belong to {cache.embedding['tower']['name']} is not "
-            "known from the file"
-        )
+        if not methods.reads_pixels(method.module):
+            say(
+                f"note: whether they belong to {cache.embedding['tower']['name']} is "
+                "not known from the file"
+            )
     return 0
 
 
