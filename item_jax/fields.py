@@ -40,7 +40,9 @@ OUTPUTS = ("pooled", "class_tokens", "block_tokens")
 FIELDS: dict[str, Field] = {
     "seed": Field(0, "of everything random; not in the paper", least=0),
     "tower": Field(
-        "ViT-L-14", "CLIP model: short name, Hugging Face id or folder; ITEM IV-A"
+        "ViT-L-14",
+        "CLIP model: short name, Hugging Face id, folder, or a file of weights in it; "
+        "ITEM IV-A",
     ),
     "tower_family": Field(
         "", "its architecture; empty: found by the checkpoint's files", outside=True
@@ -88,6 +90,16 @@ FIELDS: dict[str, Field] = {
         "of an object: short side to the view, or `pad` the whole box on black; not in "
         "the paper",
         ("cover", "pad"),
+    ),
+    # ---- texts
+    "texts.clean": Field(
+        "",
+        "of captions and phrases before they are tokenised; empty: as in the CLIP "
+        "model's training (`lower` for OpenAI's); not in the paper",
+        (
+            *("", "none", "lowercase", "whitespace", "whitespace_underscore"),
+            *("lower", "canonicalize"),
+        ),
     ),
     # ---- neutralise: makes images alike in what headers tell (`item-jax audit`)
     "neutralise.quality": Field(
@@ -205,12 +217,17 @@ FIELDS: dict[str, Field] = {
     "paper.methods": Field(
         (
             *("item", "tidy", "image_only", "cosine", "unifd", "nearest"),
-            *("de_fake", "vib_net", "clip_flow"),
+            *("de_fake", "vib_net", "clip_flow", "constant"),
         ),
         "rows of the tables; the first is what the others are compared with",
     ),
     "paper.start": Field(
         (), "METHOD=FILE: weights that methods start from, as of `train --start`"
+    ),
+    "paper.settings": Field(
+        (),
+        "METHOD:FIELD=VALUE: a setting of one method of the tables, such as "
+        "unifd:train.batch_size=32",
     ),
     "paper.columns": Field(
         ("forensynths", "unifd"), "of Tables I and II: benchmarks or generators"
@@ -247,7 +264,7 @@ READS: dict[str, tuple[str, ...]] = {
         *("tower", "tower_family", "dtype", "data.records", "data.images"),
         *("data.score_threshold", "data.max_objects", "data.min_object_pixels"),
         "data.max_pixels",
-        *("views", "neutralise", "perturb", "embed"),
+        *("views", "texts", "neutralise", "perturb", "embed"),
     ),
     "train": (
         *("seed", "misalignment", "head", "train"),
@@ -258,7 +275,7 @@ READS: dict[str, tuple[str, ...]] = {
     "fit": (
         *("seed", "tower", "tower_family", "dtype", "data.score_threshold"),
         *("data.max_objects", "data.min_object_pixels", "data.max_pixels", "views"),
-        *("neutralise", "embed", "misalignment", "head", "train", "evaluate"),
+        *("texts", "neutralise", "embed", "misalignment", "head", "train", "evaluate"),
     ),
     "paper": (
         *("seed", "misalignment", "head", "train", "evaluate", "paper"),

@@ -169,13 +169,19 @@ class FittedMethod:
             or e["tower"]["checkpoint_sha256"] in TOY_TOWERS
         )
         where = f" ({', '.join(t['benchmarks'])})" if any(t["benchmarks"]) else ""
-        text = (
+        images = t["real"] + t["fake"]
+        counts = (
             f"trained on {t['real']:,} real and {t['fake']:,} fake images of "
-            f"{protocol.generators_text(t['generators'])}{where}, captions by "
+            f"{protocol.generators_text(t['generators'])}{where}"
+            if images
+            else f"trained by others on images that are not recorded{where}"
+        )
+        text = (
+            f"{counts}, captions by "
             f"{ids['captioner'] or 'an unknown captioner'}, boxes by "
             f"{ids['grounder'] or 'an unknown grounder'}"
         )
-        if t["real"] + t["fake"] < FEW:
+        if 0 < images < FEW:
             text += "; few images"
         if self.learned is False:
             text += f"; it did not learn them (training AUC {self.train_auc:.3f})"

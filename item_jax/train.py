@@ -133,7 +133,7 @@ def fit_method(
     *,
     overridden: Sequence[str] = (),
     checkpoints: str | Path | None = None,
-    start: published.Start | None = None,
+    start: published.Weights | None = None,
     on_epoch: OnEpoch = lambda epoch, losses: None,
 ) -> list[FittedMethod]:
     """Fits a method.

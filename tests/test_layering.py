@@ -33,7 +33,8 @@ STOREYS = [
     }
     | {"budget", "neutralise", "metrics", "progress", "protocol", "headers"}
     | {"influence", "statistics", "calibration", "comparison", "summaries", "tables"}
-    | {"sidecar_runs", "torch_files", "results", "model_card", "pixel_probe"},
+    | {"sidecar_runs", "torch_files", "state_dicts", "results", "model_card"}
+    | {"pixel_probe"},
     {"sharding", "misalignment", "heads", "datasets", "audit", "audit_report"},
     {"towers", "testing"},
     {"embeddings", "pipeline", "pixels", "error_maps", "shards", "cache"},

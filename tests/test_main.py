@@ -381,8 +381,11 @@ def test_index_join_embed_with_failures(tiny_clip, tmp_path):
     assert captioner == {"id": "me", "perturbation": "none", "fingerprint": "1"}
     # The file is mended; the record without a caption is not.
     Image.new("RGB", (40, 40)).save(images / "real" / "0.png")
-    assert "2 embedded + 2 failed" in run(*embed, status=1)
-    assert "3 embedded + 1 failed" in run(*embed, "--retry-failed", status=1)
+    out = run(*embed, status=1)
+    assert "1 of 4 image files changed, such as 'real/0.png'" in out
+    assert "4 images = 3 embedded + 1 failed" in out
+    out = run(*embed, "--retry-failed", status=1)
+    assert "3 embedded + 1 failed, all shards were there" in out
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from item_jax.datasets import benchmarks, labels
 from item_jax.records import Record
 
 
-def unlabelled(records: Iterable[Record]) -> list[str]:
-    """Returns what a user should know of labels and splits, one line each."""
+def unlabelled(records: Iterable[Record], lists: Sequence[str] = ()) -> list[str]:
+    """Notes images without a label, and those without a split where others have one.
+
+    Args:
+      records: of the data set.
+      lists: files beside the images that may hold labels and are not read.
+    """
     found = []
     without: Counter[str] = Counter()
     splits: Counter[str] = Counter()
@@ -25,6 +30,12 @@ def unlabelled(records: Iterable[Record]) -> list[str]:
             f"{labels.count(sum(without.values()))} without a label (no real, fake or "
             f"synonym above): {most}" + (" ..." if len(without) > 3 else "")
         )
+        if lists:
+            shown = ", ".join(lists[:3]) + (" ..." if len(lists) > 3 else "")
+            found.append(
+                f"labels in {shown} are not read: sort the images into real/ and "
+                "fake/, or write a records.jsonl"
+            )
     if len(splits) > 1 and splits[""]:
         others = ", ".join(f"{n} of {s}" for s, n in sorted(splits.items()) if s)
         found.append(f"{labels.count(splits[''])} without a split beside {others}")
@@ -52,6 +63,35 @@ def below_labels(records: Iterable[Record]) -> list[str]:
     return [
         f"folders below a label are not read as generators: {shown}. A generator "
         f"stands above the label, as in {generator}"
+    ]
+
+
+def below_splits(records: Iterable[Record]) -> list[str]:
+    """Notes folders between a split and a label that lie below a generator.
+
+    In `mine/train/glide/real` either `mine` is a set and `glide` the generator, or
+    `glide` is a class.
+    """
+    inside: dict[str, set[str]] = defaultdict(set)
+    for record in records:
+        folders = record.key.split("/")[:-1]
+        if record.label is None or folders[:1] != [record.generator]:
+            continue
+        between: list[str] | None = None  # None: no split yet
+        for name in folders[1:]:
+            if labels.split_of(name):
+                between = between or []
+            elif labels.label_of(name) == record.label:
+                inside[record.generator] |= set((between or [])[:1])
+                break
+            elif between is not None:
+                between.append(name)
+    return [
+        f"folder {top!r} is taken for one generator; {', '.join(sorted(own)[:4])}"
+        f"{' ...' if len(own) > 4 else ''} below its splits are not read. If these are "
+        "the generators, point at the folder itself"
+        for top, own in sorted(inside.items())
+        if len(own) > 1
     ]
 
 

@@ -6,22 +6,26 @@ is a module of this folder or of somebody else's (a family, see README.md).
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from item_jax import choices, files
 from item_jax.sharding import RowFunction, ShardedFunction
-from item_jax.towers.checkpoint import open_checkpoint, read_params
+from item_jax.towers.checkpoint import CheckpointFiles, open_checkpoint, read_params
 from item_jax.towers.families import read_config
 from item_jax.towers.outputs import EMBEDDING, split
+from item_jax.towers.text_cleaning import CLEANINGS
 
 # Short names lead to repositories that ship safetensors of OpenAI's weights.
 SHORT_NAMES = {
@@ -51,6 +55,8 @@ class Towers:
       params: nested dictionary of NumPy arrays, with the trees "vision" and "text".
       dtype: "float32" or "bfloat16", of weights and activations.
       tokenizer: what the family's `load_tokenizer` returned.
+      text_cleaning: how texts are cleaned before they are tokenised, a name of
+        `item_jax.towers.text_cleaning.CLEANINGS`.
     """
 
     def __init__(
@@ -63,11 +69,12 @@ class Towers:
         dtype: str,
         tokenizer: Any,
         digested: Sequence[Path] = (),
+        text_cleaning: str = "none",
     ):
         """Prefer `load_towers`.
 
         Args:
-          name, family, config, params, dtype, tokenizer: see the class.
+          name, family, config, params, dtype, tokenizer, text_cleaning: see the class.
           module: the family itself.
           digested: the files that `checkpoint_sha256` is made of, in order.
         """
@@ -77,6 +84,7 @@ class Towers:
         self.params = params
         self.dtype = dtype
         self.tokenizer = tokenizer
+        self.text_cleaning = choices.check("text_cleaning", text_cleaning, CLEANINGS)
         self._module = module
         self._digested = tuple(digested)
         self._encoders: dict[Any, ShardedFunction] = {}
@@ -254,7 +262,7 @@ class Towers:
         return self._gather(encoder.stream(batches), "view", width)
 
     def tokenize(self, texts: Sequence[str]) -> tuple[list[list[int]], np.ndarray]:
-        """Returns the token ids of each text, and which texts had to be cut.
+        """Returns the token ids of each text, cleaned, and which texts had to be cut.
 
         Args:
           texts: a list of any texts.
@@ -269,7 +277,8 @@ class Towers:
         texts = _texts(texts)
         if not texts:
             return [], np.zeros(0, bool)
-        return self._module.tokenize(self.tokenizer, texts, self.config)
+        cleaned = list(map(CLEANINGS[self.text_cleaning], texts))
+        return self._module.tokenize(self.tokenizer, cleaned, self.config)
 
     def full_length(self, texts: Sequence[str]) -> np.ndarray:
         """Returns token ids padded to the longest text that the tower takes.
@@ -379,21 +388,26 @@ def load_towers(
     *,
     revision: str | None = None,
     family: str = "",
+    text_cleaning: str = "",
 ) -> Towers:
     """Loads the towers of a checkpoint.
 
     Args:
       source: a folder, a Hugging Face repository id, or a short name such as
-        "ViT-L-14" (see `SHORT_NAMES`).
+        "ViT-L-14" (see `SHORT_NAMES`); a file of weights in a folder (or an index of
+        shards) where it has several.
       dtype: "float32" (the reference) or "bfloat16" (fast on accelerators).
       revision: branch, tag or commit of a repository.
       family: who reads it: a name of `families()`, or `package.module[:name]`; "" asks
         each of ours.
+      text_cleaning: how texts are cleaned before they are tokenised, a name of
+        `text_cleaning.CLEANINGS`; "" cleans as in the checkpoint's training.
 
     Raises:
-      ValueError: for an unknown source, dtype or family; a checkpoint that no family
-        reads, that has no safetensors, or whose configuration, tokenizer or tensors
-        are not what the family needs (with the difference).
+      ValueError: for an unknown source, dtype, family or cleaning; a checkpoint that no
+        family reads, that has no safetensors, or whose configuration, tokenizer or
+        tensors are not what the family needs (with the difference); a folder with two
+        sets of weights that differ.
     """
     name = str(source)
     choices.check("dtype", dtype, DTYPES)
@@ -407,9 +421,87 @@ def load_towers(
     weights = checkpoint.weights(layout)
     shapes = module.param_shapes(config, DTYPES[dtype])
     params = read_params(checkpoint.source, weights, shapes, layout)
+    for other in checkpoint.others(module.LAYOUTS):
+        _compare(params, config, checkpoint.reads(layout), other, module, dtype)
     tokenizer = module.load_tokenizer(checkpoint, config)
     of_tokenizer = map(checkpoint.folder.joinpath, module.TOKENIZER_FILES)
     digested = [*weights, *(p for p in of_tokenizer if p.is_file())]
     if not checkpoint.remote:
-        name = str(checkpoint.folder.resolve())  # a saved head finds it from anywhere
-    return Towers(name, family, module, config, params, dtype, tokenizer, digested)
+        # Absolute, so that a saved head finds it from anywhere.
+        name = str(checkpoint.folder.resolve() / checkpoint.chosen)
+    trained = getattr(module, "text_cleaning", lambda config: "none")
+    return Towers(
+        name,
+        family,
+        module,
+        config,
+        params,
+        dtype,
+        tokenizer,
+        digested,
+        text_cleaning or trained(config),
+    )
+
+
+def _compare(
+    params: dict[str, Any],
+    config: Any,
+    read: str,
+    other: CheckpointFiles,
+    module: Any,
+    dtype: str,
+) -> None:
+    """Compares what was loaded with another set of weights in the same folder.
+
+    Args:
+      params, config: as loaded.
+      read: the name of the weights they are from.
+      other: the files, the other weights chosen.
+      module: the family.
+      dtype: of the towers.
+
+    Raises:
+      ValueError: if they differ, with how to choose. If they do not there is a warning.
+    """
+    both = f"{other.folder} has two sets of weights, {read} and {other.chosen}"
+    try:
+        config_2 = module.read_config(other)
+        layout = other.layout(module.LAYOUTS)
+        assert layout is not None
+        shapes = module.param_shapes(config_2, DTYPES[dtype])
+        params_2 = read_params(other.source, other.weights(layout), shapes, layout)
+    except ValueError as e:
+        difference = f"the second cannot be read: {e}"
+    else:
+        difference = _difference(params, config, params_2, config_2)
+    if difference:
+        raise ValueError(
+            f"{both}, and they are not the same: {difference}\nDelete one of them, or "
+            f"give the file that is meant as the checkpoint: {other.folder / read}"
+        )
+    warnings.warn(f"{both}, with the same tensors; {read} is read", stacklevel=3)
+
+
+def _difference(params: Any, config: Any, params_2: Any, config_2: Any) -> str:
+    """Says how two models differ; "" if not, or only by rounding to 16 bits."""
+    if config != config_2:
+        a, b = (dataclasses.asdict(c) for c in (config, config_2))
+        key = next(k for k in a if a[k] != b.get(k))
+        return f"{key} is {a[key]} and {b.get(key)}"
+    ones, twos = (
+        flax.traverse_util.flatten_dict(p, sep="/") for p in (params, params_2)
+    )
+    for path, one in ones.items():
+        two = twos[path]
+        if np.array_equal(one, two):
+            continue
+        x, y = one.astype(np.float32), two.astype(np.float32)
+        if not any(_rounded_alike(x, y, d) for d in (np.float16, jnp.bfloat16)):
+            return f"{path} differs by up to {np.abs(x - y).max():.2g}"
+    return ""
+
+
+def _rounded_alike(x: np.ndarray, y: np.ndarray, dtype: Any) -> bool:
+    with np.errstate(over="ignore"):
+        x, y = x.astype(dtype), y.astype(dtype)
+    return bool(np.isfinite(x).all()) and np.array_equal(x, y)
