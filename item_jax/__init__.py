@@ -52,10 +52,10 @@ _MODULES = (
     *("files", "fitted", "gallery"),
     *("heads", "hub", "images", "join", "methods", "metrics"),
     *("misalignment", "model_card", "neutralise", "outside_scores"),
-    *("paired", "perturb", "pipeline", "pixel_probe", "pixels", "plots"),
+    *("perturb", "pipeline", "pixel_probe", "pixels", "plots"),
     *("protocol", "published", "records", "report", "report_tables"),
     *("results", "settings", "sharding", "shards", "sidecar_runs"),
-    *("statistics", "tables", "testing", "thresholds", "torch_files"),
+    *("state_dicts", "statistics", "tables", "testing", "thresholds", "torch_files"),
     *("towers", "train", "training_loop", "views", "workdir"),
 )
 __all__ = [*_PUBLIC, *_MODULES]

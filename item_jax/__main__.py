@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+import textwrap
 from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
@@ -18,9 +19,8 @@ from typing import NoReturn
 from item_jax import __version__, choices, commands, config, progress
 
 _CONFIG_OPTIONS = """
-Fields of the configuration are set by --config.train.epochs=10 and the like; this
-command uses {fields}
-(`item-jax config` prints all of them with meanings and choices).
+Fields of the configuration are set by {example} and the like; this command uses
+{fields} (`item-jax config` prints all of them with meanings and choices).
 """
 
 _TALK = (
@@ -119,7 +119,10 @@ def parser() -> argparse.ArgumentParser:
         fields = config.READS.get(name)
         about = ""
         if fields and name != "config":
-            about = _CONFIG_OPTIONS.format(fields=", ".join(fields))
+            about = _CONFIG_OPTIONS.format(
+                example=_example(name), fields=", ".join(fields)
+            )
+            about = f"\n{textwrap.fill(about.strip(), 79, break_on_hyphens=False)}\n"
         p = subparsers.add_parser(
             name,
             help=module.HELP,
@@ -135,6 +138,14 @@ def parser() -> argparse.ArgumentParser:
         for names, settings in (*module.OPTIONS, *_TALK):
             p.add_argument(*names, **settings)
     return parser
+
+
+def _example(command: str) -> str:
+    """An override that the command takes, such as the number of epochs."""
+    used = config.used_by(command, list(config.FIELDS))
+    told = [name for name in used if config.FIELDS[name].default not in ("", (), 0)]
+    name = next(n for n in ("train.epochs", *told, *used) if n in used)
+    return f"--config.{name}={config.FIELDS[name].default}"
 
 
 def _split_overrides(words: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:

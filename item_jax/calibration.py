@@ -16,6 +16,7 @@ from scipy.optimize import brentq
 from scipy.special import expit, xlogy
 
 from item_jax.metrics import (
+    calibration_error_floor,
     check,
     expected_calibration_error,
     image_weights,
@@ -202,7 +203,7 @@ def reliability(
 
 
 def summary(labels: ArrayLike, scores: ArrayLike) -> dict[str, float | None]:
-    """Class-balanced `nll`, `brier` and `ece_balanced`, and the oracle's accuracy.
+    """Class-balanced `nll`, `brier`, `ece_balanced` and its floor, the oracle's ACC.
 
     `oracle_acc` is the highest accuracy that any threshold has on these very images: a
     bound, and no result.
@@ -214,6 +215,9 @@ def summary(labels: ArrayLike, scores: ArrayLike) -> dict[str, float | None]:
         "nll": negative_log_likelihood(labels, scores, balanced=True),
         "brier": brier(labels, scores, balanced=True),
         "ece_balanced": expected_calibration_error(labels, scores, balanced=True),
+        "ece_balanced_floor": calibration_error_floor(
+            scores, labels=labels, balanced=True
+        ),
         "oracle_acc": best_accuracy(labels, scores).accuracy,
     }
 

@@ -1,103 +1,79 @@
-"""Methods compared with the first one, and fakes with real images, draw by draw."""
+"""Methods compared with the first one, and fakes with real images."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from item_jax import paired, statistics
+from item_jax import statistics
 from item_jax.records import LABELS
 
 
 def compare(
     results: dict[str, dict[str, Any]],
-    replicates: statistics.Replicates,
-    labels: np.ndarray,
-    columns: Mapping[Any, np.ndarray],
-    groups: Mapping[str, np.ndarray],
+    estimates: statistics.Estimates,
+    columns: Mapping[str, Sequence[Hashable]],
+    *,
+    unseen: Sequence[str] = (),
 ) -> None:
     """Adds `difference` to the results of every method but the first.
 
     `difference` is {"to": the first method, "generators": {generator: figures},
-    "macro": figures}, and figures are {"acc", "ap", "auc": {"value" (method - first),
-    "interval_95", "p", "p_holm", "test"}}. AUC is tested by DeLong's test, ACC by
-    McNemar's, AP and all macro figures by the paired bootstrap. Holm's correction is
-    over methods and generators of one figure, or over methods for the macro. What one
-    of the two methods lacks is left out; a p is None where there is no test.
+    "macro": figures, "macro_unseen": figures}, and figures are {figure: {"value"
+    (method - first), "interval_95", "p", "p_holm", "covers"}} of
+    `statistics.FIGURES`: means over the seeds of each method, on the same images.
+    Holm's correction is over methods and generators of one figure, or over methods for
+    an average. What one of the two methods lacks is left out.
 
     Args:
-      results: by name of the method, each with its `threshold`; changed in place.
-      replicates: with the column `(name, 0)` of each method.
-      labels: int `[N]`.
-      columns: scores, float `[N]`, by `(name, 0)`.
-      groups: row numbers of each generator.
+      results: by name of the method; changed in place.
+      estimates: of `columns`.
+      columns: the columns of each method, one per training seed.
+      unseen: the generators of `macro_unseen`.
     """
     first, *others = results
     for name in others:
-        results[name]["difference"] = {"to": first, "generators": {}, "macro": {}}
+        results[name]["difference"] = {
+            "to": first,
+            **{"generators": {}, "macro": {}, "macro_unseen": {}},
+        }
+    places: list[tuple[str, dict[str, Any]]] = [
+        ("generators", {group: group for group in estimates.groups}),
+        ("macro", {"": None}),
+        ("macro_unseen", {"": list(unseen)} if unseen else {}),
+    ]
     for figure in statistics.FIGURES:
-        found: dict[tuple[str, str | None], dict[str, Any]] = {}
-        for name in others:
-            for group in (*groups, None):
-                pair = replicates.difference((name, 0), (first, 0), figure, group)
-                if pair is None:
-                    continue
-                if group is None or figure == "ap":
-                    test, p = _bootstrap(pair[1])
-                else:
-                    index = groups[group]
-                    test, p = _test(
-                        figure,
-                        labels[index],
-                        [columns[n, 0][index] for n in (name, first)],
-                        (results[name]["threshold"], results[first]["threshold"]),
-                    )
-                found[name, group] = {
-                    "value": pair[0],
-                    "interval_95": statistics.interval(pair[1]),
-                    "p": p,
-                    "p_holm": None,
-                    "test": test,
+        for place, groups in places:
+            found = {}
+            for name in others:
+                for group, over in groups.items():
+                    pair = columns[name], columns[first]
+                    interval = estimates.difference(*pair, figure, over)
+                    if interval is not None:
+                        found[name, group] = interval
+            adjusted = statistics.holm(
+                {key: i.p for key, i in found.items() if i.p is not None}
+            )
+            for (name, group), interval in found.items():
+                own = results[name]["difference"][place]
+                if group:
+                    own = own.setdefault(group, {})
+                own[figure] = {
+                    "value": interval.value,
+                    "interval_95": interval.ends,
+                    "p": interval.p,
+                    "p_holm": adjusted.get((name, group)),
+                    "covers": interval.covers(),
                 }
-        for macro in (False, True):
-            family = {
-                key: entry["p"]
-                for key, entry in found.items()
-                if (key[1] is None) == macro and entry["p"] is not None
-            }
-            for key, p in paired.holm(family).items():
-                found[key]["p_holm"] = p
-        for (name, group), entry in found.items():
-            place = results[name]["difference"]
-            own = place["macro"]
-            if group is not None:
-                own = place["generators"].setdefault(group, {})
-            own[figure] = entry
-
-
-def _bootstrap(draws: np.ndarray) -> tuple[str, float | None]:
-    try:
-        return "paired bootstrap", paired.bootstrap_p(draws)
-    except ValueError:  # no replicate has it
-        return "paired bootstrap", None
-
-
-def _test(figure, labels, scores, thresholds) -> tuple[str, float | None]:
-    if figure == "acc":
-        return "McNemar", paired.mcnemar(labels, *scores, thresholds=thresholds).p
-    try:
-        return "DeLong", paired.delong(labels, *scores).p
-    except ValueError:  # no variance, as of two rankings that are almost perfect
-        return "DeLong", None
 
 
 def directions(
     cosines: np.ndarray,
     labels: np.ndarray,
     groups: Mapping[str, np.ndarray],
-    replicates: statistics.Replicates | None,
+    estimates: statistics.Estimates,
 ) -> dict[str, dict[str, Any]]:
     """Says whether fakes fit their captions better or worse than real images do.
 
@@ -105,7 +81,7 @@ def directions(
       cosines: of image and caption, float `[N]`.
       labels: int `[N]`.
       groups: row numbers of each generator.
-      replicates: with the mean "cosine"; None for no intervals.
+      estimates: with the mean "cosine".
 
     Returns:
       {generator: {"real", "fake" (means, of the classes that are there), "difference"
@@ -118,11 +94,11 @@ def directions(
             for label, number in LABELS.items()
             if (labels[index] == number).any()
         }
-        found = replicates.mean_difference("cosine", group) if replicates else None
+        found = estimates.mean_difference("cosine", group)
         if found is not None:
-            low, high = found[1]
+            low, high = found.ends
             sign = "higher" if low > 0 else "lower" if high < 0 else "undecided"
-            means |= {"difference": found[0], "interval_95": found[1]}
+            means |= {"difference": found.value, "interval_95": found.ends}
             means["direction"] = sign
         out[group] = means
     return out

@@ -27,6 +27,10 @@ __all__ = [
 
 _RENAMED = {"evaluate.threshold": "train.threshold", "baselines": "train.baselines"}
 
+_GONE = {
+    "evaluate.bootstrap": "intervals are computed without drawing images; leave it out"
+}
+
 
 def default() -> ConfigDict:
     """Returns the paper's configuration, locked: an unknown field raises."""
@@ -110,6 +114,8 @@ def override(config: ConfigDict, field: str, value: str) -> None:
     """
     if field in _RENAMED:
         raise ValueError(f"config field {field!r} is now {_RENAMED[field]!r}")
+    if field in _GONE:
+        raise ValueError(f"config field {field!r} is gone: {_GONE[field]}")
     if field not in FIELDS:
         raise ValueError(_unknown(field))
     old = FIELDS[field].default
@@ -189,12 +195,13 @@ def check(config: ConfigDict, sections: Sequence[str] = ()) -> None:
             raise ValueError(f"{name} is {value}; at least {field.least:g}")
         if field.most is not None and value > field.most:
             raise ValueError(f"{name} is {value}; at most {field.most:g}")
-        known = not field.choices or value in field.choices
-        if not known and not (field.outside and ("." in value or ":" in value)):
-            also = " package.module:name works too." if field.outside else ""
-            raise ValueError(
-                f"{name} is {value!r}; {nearest(value, field.choices)}{also}"
-            )
+        for one in value if isinstance(value, tuple | list) else (value,):
+            known = not field.choices or one in field.choices
+            if not known and not (field.outside and ("." in one or ":" in one)):
+                also = " package.module:name works too." if field.outside else ""
+                raise ValueError(
+                    f"{name} is {one!r}; {nearest(one, field.choices)}{also}"
+                )
 
 
 def leaves(config: ConfigDict | dict, prefix: str = "") -> dict[str, Any]:

@@ -55,6 +55,7 @@ def init(recipe: Recipe, variables: Any) -> dict[str, Any]:
         "waited": jnp.int32(0),
         "improvement": jnp.float32(recipe.stopping.improvement),
         "done": jnp.bool_(False),
+        "epochs": jnp.int32(0),
         "kept": jax.tree.map(jnp.copy, variables),
     }
 
@@ -87,6 +88,7 @@ def judged(
         "waited": jnp.where(drop, 0, waited),
         "improvement": jnp.where(drop, own.improvement_later, state["improvement"]),
         "done": drop & too_small,
+        "epochs": state["epochs"] + 1,
         "kept": _where(improved, variables, state["kept"]),
     }
 

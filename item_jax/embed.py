@@ -6,8 +6,11 @@ The one place where the costly part of ITEM runs, for a whole benchmark into a c
 
 from __future__ import annotations
 
+import hashlib
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +23,13 @@ from item_jax import perturb, pipeline, settings
 from item_jax.cache import EmbeddingCache
 from item_jax.datasets import dataset as datasets
 from item_jax.datasets.dataset import Dataset, RecordList
-from item_jax.embeddings import Embeddings, Row, check_finite
+from item_jax.embeddings import OUTPUTS, Embeddings, Row, check_finite
+from item_jax.images import ImageError, file_of
 from item_jax.pipeline import ImageViews
 from item_jax.progress import progress
 from item_jax.records import Record
 from item_jax.sharding import is_main_process
+from item_jax.towers.outputs import EMBEDDING, split
 
 
 def embed_images(
@@ -38,20 +43,19 @@ def embed_images(
       config: `embed`.
 
     Returns:
-      The embeddings of the images without an error, float32, and one row for every
-      image in order, `status` "done" or "failed".
+      The embeddings of the images without an error, float32 (`outputs` float16), and
+      one row for every image in order, `status` "done" or "failed".
 
     Raises:
       RuntimeError: at the first failure, when `config.embed.on_error` is "stop".
-      ValueError: for an embedding that is not finite, naming the image.
+      ValueError: for an embedding that is not finite, naming the image; for an output
+        that the towers do not have.
     """
     c = config.embed
     rows: list[Row] = []  # filled while the views go by
-    encoder = towers.image_encoder(batch_size=c.batch_size, mode=c.mode)
-    views = _views(images, rows, stop=c.on_error == "stop")
-    packed = pipeline.pack(views, encoder.batch_size)
-    nothing = np.zeros((0, towers.embed_dim), np.float32)
-    view_emb = np.concatenate([nothing, *encoder.stream(packed)])
+    whole: list[bool] = []  # which views are of a whole image
+    views = _views(images, rows, whole, stop=c.on_error == "stop")
+    view_emb, outputs = _encoded(views, whole, towers, config)
 
     done = [row for row in rows if row["status"] == "done"]
     captions = [row["caption"] for row in done]
@@ -64,8 +68,7 @@ def embed_images(
 
     counts = np.array([len(row["objects"]) for row in done], np.int64)
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    is_whole = np.zeros(len(view_emb), bool)  # the first view of each image
-    is_whole[offsets[:-1] + np.arange(len(done))] = True
+    is_whole = np.array(whole, bool)
     embeddings = Embeddings(
         rows=done,
         image_emb=view_emb[is_whole],
@@ -73,18 +76,77 @@ def embed_images(
         object_emb=view_emb[~is_whole],
         phrase_emb=text_emb[len(done) :],
         object_offsets=offsets,
+        outputs=outputs,
     )
     check_finite(embeddings, f"towers {towers.name} in {towers.dtype}")
     return embeddings, rows
 
 
+def _encoded(
+    views: Iterator[np.ndarray], whole: list[bool], towers: Any, config: ConfigDict
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Embeds the views of images.
+
+    Args:
+      views: uint8 `[K, S, S, 3]` of each image.
+      whole: is true at a view of a whole image once that view was taken.
+      towers: the CLIP model.
+      config: `embed`.
+
+    Returns:
+      float32 `[N, D]` of all views, and of the whole images the outputs of
+      `embed.outputs`, float16 by name.
+    """
+    c = config.embed
+    names = [name for name in OUTPUTS if name in c.outputs]
+    if not names:
+        encoder = towers.image_encoder(batch_size=c.batch_size, mode=c.mode)
+        results = encoder.stream(pipeline.pack(views, encoder.batch_size))
+        nothing = np.zeros((0, towers.embed_dim), np.float32)
+        return np.concatenate([nothing, *results]), {}
+    shapes = towers.output_shapes((EMBEDDING, *names))
+    encoder = towers.image_encoder(
+        batch_size=c.batch_size, mode=c.mode, outputs=tuple(shapes)
+    )
+    found = {
+        name: [np.zeros((0, *shape), np.float32 if name == EMBEDDING else np.float16)]
+        for name, shape in shapes.items()
+    }
+    seen = 0
+    for rows in encoder.stream(pipeline.pack(views, encoder.batch_size)):
+        kept = np.array(whole[seen : seen + len(rows)], bool)
+        seen += len(rows)
+        for name, value in split(rows, shapes, tuple(shapes)).items():
+            # Of an object only the embedding is kept; a whole shard of the others in
+            # float32 would be gigabytes.
+            own = value if name == EMBEDDING else half(value[kept])
+            found[name].append(own)
+    arrays = {name: np.concatenate(parts) for name, parts in found.items()}
+    return arrays.pop(EMBEDDING), arrays
+
+
+def half(values: np.ndarray) -> np.ndarray:
+    """Returns values in float16, as outputs are kept; too large ones are infinite."""
+    with np.errstate(over="ignore"):  # `check_finite` names the image
+        return values.astype(np.float16)
+
+
 def _views(
-    images: Iterable[ImageViews], rows: list[Row], *, stop: bool
+    images: Iterable[ImageViews],
+    rows: list[Row],
+    whole: list[bool],
+    *,
+    stop: bool,
 ) -> Iterator[np.ndarray]:
-    """Yields the views of each image that has some, and appends a row for every one."""
+    """Yields the views of each image that has some.
+
+    It appends a row for every image to `rows`, and for every view to `whole` whether it
+    is of the whole image.
+    """
     for image in images:
         rows.append(_row(image))
         if image.error is None:
+            whole += [True] + [False] * (len(image.views) - 1)
             yield image.views
         elif stop:
             raise RuntimeError(f"{image.record.key}: {image.error}")
@@ -108,6 +170,8 @@ def _row(image: ImageViews) -> Row:
     }
     if image.error is not None:  # it begins with the stage that failed
         row["stage"] = image.error.partition(":")[0]
+    if image.file is not None:
+        row["file"] = image.file
     return row
 
 
@@ -123,6 +187,9 @@ def embed_records(
 ) -> EmbeddingCache:
     """Embeds a data set into a cache; begun work goes on where it stopped.
 
+    Every shard that is there is read and compared with its checksums: a damaged one is
+    made again, and so is one of whose image files some have changed since.
+
     Args:
       data: all images, in a fixed order; or a list of records, with `images`.
       towers: the CLIP model.
@@ -135,13 +202,15 @@ def embed_records(
         failed on is part of the records and stays as it is.
 
     Returns:
-      The finished cache. In a multi-process run each process embeds every
+      The finished cache; its `made` says which shards were made now, and why those that
+      were there had to be. In a multi-process run each process embeds every
       `process_count`-th shard on its own devices and the cache may lack those of
       processes that are still at work.
 
     Raises:
       ValueError: for wrong settings; captions of other pixels than are embedded; or a
-        `folder` that holds a cache made with other settings (naming them).
+        `folder` that holds a cache, or shards, made with other settings or of other
+        records (naming each field that differs).
     """
     config_lib.check(config, (*settings.SECTIONS, "dtype", "embed"))
     perturb.label(config.perturb.name, config.perturb.severity)
@@ -166,10 +235,14 @@ def embed_records(
     )
     share = slice(jax.process_index(), None, jax.process_count())
     mine = range(cache.manifest["shards"])[share]
-    if retry_failed:
-        cache.forget_failed(mine)
-    present = cache.present
-    pending = [i for i in mine if i not in present]
+    cache.made = cache.faults(mine)
+    for i in mine:
+        if i not in cache.made:
+            rows = cache.rows(i)
+            changed = _changed(data, cache, i, rows, threads=config.embed.threads)
+            if changed or (retry_failed and _unread(rows)):
+                cache.made[i] = changed
+    pending = sorted(cache.made)
     shards = [range(len(data))[i * size : (i + 1) * size] for i in pending]
     order = [number for numbers in shards for number in numbers]
     stream = pipeline.stream(
@@ -185,6 +258,59 @@ def embed_records(
             if failed:
                 bar.set_postfix(failed=failed)
     return cache
+
+
+def _changed(
+    data: Dataset, cache: EmbeddingCache, shard: int, rows: list[Row], *, threads: int
+) -> str | None:
+    """Says how many images of a shard have changed since they were embedded.
+
+    A file of another size has; one that is newer than the shard is read and its digest
+    compared. Data sets that are not image files are not looked at, nor are files that
+    are gone.
+
+    Args:
+      data: the data set.
+      cache: its cache.
+      shard: the shard's number.
+      rows: of the shard.
+      threads: how many files are asked about at once.
+
+    Returns:
+      Why the shard has to be made again, or None.
+    """
+    root = getattr(data, "image_root", None)
+    if root is None:
+        return None
+    made = cache.path(shard).stat().st_mtime_ns
+    first = shard * cache.manifest["shard_size"]
+
+    def has_changed(i: int) -> bool:
+        known = rows[i].get("file")
+        if known is None:
+            return False
+        try:
+            status = file_of(root, rows[i]["key"]).stat()
+            if status.st_size != known["bytes"]:
+                return True
+            if status.st_mtime_ns <= made:
+                return False
+            found = hashlib.sha256(data.read(first + i)).hexdigest()
+        except (OSError, ImageError):
+            return False
+        return found != known["sha256"]
+
+    with ThreadPoolExecutor(threads) as pool:
+        changed = np.flatnonzero(list(pool.map(has_changed, range(len(rows)))))
+    if not len(changed):
+        return None
+    key = rows[changed[0]]["key"]
+    return f"{len(changed)} of {len(rows)} image files changed, such as {key!r}"
+
+
+def _unread(rows: Iterable[Row]) -> bool:
+    """Whether an image of a shard could not be read."""
+    return any(row.get("stage") == "image" for row in rows)
 
 
 def check_perturbation(facts: dict[str, Any], config: ConfigDict) -> list[str]:
@@ -236,6 +362,25 @@ def geometry_notice(towers: Any, config: ConfigDict) -> list[str]:
         f"images are resized by {ours!r}, the towers were trained with {theirs!r} "
         f"(--config.views.geometry={theirs})"
     ]
+
+
+def outputs_cost(shapes: Mapping[str, Sequence[int]], images: int) -> str:
+    """Says what the outputs of the image tower cost on disk.
+
+    Args:
+      shapes: of the outputs, for one image, by name.
+      images: how many there are.
+    """
+    named = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+    each = 2 * sum(math.prod(shape) for shape in shapes.values())  # float16
+    total, unit = float(each * images), "bytes"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if total >= 1000:
+            total, unit = total / 1000, larger
+    return (
+        f"outputs: {named}, {each:,} bytes an image, {total:.3g} {unit} for "
+        f"{images:,} images"
+    )
 
 
 def _counted(images: Iterable[ImageViews], bar: Any) -> Iterator[ImageViews]:

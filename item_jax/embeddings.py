@@ -10,7 +10,10 @@ import jax
 import numpy as np
 
 from item_jax import files, misalignment
+from item_jax.fields import OUTPUTS
 from item_jax.records import LABELS
+
+__all__ = ["ARRAYS", "OUTPUTS", "Embeddings", "Row", "check_finite"]
 
 ARRAYS = ("image_emb", "text_emb", "object_emb", "phrase_emb", "object_offsets")
 
@@ -30,6 +33,10 @@ class Embeddings:
         `object_offsets[i]:object_offsets[i + 1]`.
       images: key -> the image, uint8 `[H, W, 3]`, or None; for methods that
         read pixels.
+      outputs: further outputs of the image tower for the whole image, of `OUTPUTS`,
+        float16 `[n, *shape]`: "pooled" `[n, width]`, "class_tokens"
+        `[n, layers, width]`, "block_tokens" `[n, layers, D]`; those that
+        `config.embed.outputs` named, see `item_jax/towers/outputs.py`.
     """
 
     rows: list[Row]
@@ -39,6 +46,7 @@ class Embeddings:
     phrase_emb: np.ndarray
     object_offsets: np.ndarray
     images: Any = None
+    outputs: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -88,8 +96,8 @@ class Embeddings:
         return self.error_maps(self.rows[i]["key"])
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Returns the arrays by name, as a shard stores them."""
-        return {name: getattr(self, name) for name in ARRAYS}
+        """Returns the arrays by name, as a shard stores them, outputs last."""
+        return {name: getattr(self, name) for name in ARRAYS} | self.outputs
 
     def where(self, keep: Callable[[Row], bool]) -> Embeddings:
         """Returns the images whose row `keep` accepts, with their objects."""
@@ -120,6 +128,7 @@ class Embeddings:
             self.phrase_emb[rows],
             np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
             self.images,
+            {name: value[index] for name, value in self.outputs.items()},
         )
 
     def _span(self, i: int) -> tuple[int, int]:

@@ -13,19 +13,20 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from item_jax import (
-    calibration,
     comparison,
     files,
-    metrics,
     protocol,
+    results,
     settings,
     statistics,
+    summaries,
 )
 from item_jax import config as config_lib
 from item_jax.cache import EmbeddingCache
 from item_jax.embeddings import Row
-from item_jax.fitted import FittedMethod
+from item_jax.fitted import FittedMethod, not_learned
 from item_jax.misalignment import cosine
+from item_jax.outside_scores import OutsideScores
 from item_jax.records import LABELS
 
 
@@ -92,47 +93,63 @@ def evaluate_methods(
     *,
     folder: str | Path | None = None,
     warnings: Sequence[str] = (),
+    varied: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Scores a split with fitted methods and sums it up per generator.
 
+    Every figure of a method is the mean over its training seeds; intervals and p values
+    take seeds and images into account.
+
     Args:
       cache: finished.
-      fitted: by name, one fitted method per seed. The first name is the method whose
-        figures come first; several seeds add the spread of each figure.
-      config: `evaluate` and `seed`.
+      fitted: by name, one fitted method per seed. The others are compared with the
+        first.
+      config: `evaluate`.
       folder: gets `scores.csv` and `results.json` when given.
       warnings: to be kept with the results, before those found here.
+      varied: settings of the embeddings, or sections of them, that an experiment
+        varies: no warning says that they are not those of the training.
 
     Returns:
       The content of `results.json`; figures are fractions, None where undefined:
-      `method`, the first name; its `generators` {name: {n, acc, ap, auc, ...}} and
-      `macro`; `methods` {name: see `_figures`}; `cosine` {generator: {"real", "fake"
-      (means), "difference" (fake - real), "interval_95", "direction" ("higher",
-      "lower" or "undecided": that of the fakes)}}; `counts` {in, done, failed};
-      `failures`; `single_class` {generator: its only label}; `protocol`; `embedding`;
-      `warnings`; `config`, its `seed` and `evaluate`.
+      `method`, the first name; its `generators` {name: {n, n_real, n_fake, acc,
+      balanced_acc, ap, ap_balanced, auc, ap_chance, majority, ...}} and `macro`;
+      `methods` {name: see `summaries.of_method`}; `trained_on` {generator: the methods
+      that were trained on it}; `unseen`, the generators that no method was trained on;
+      `average` and `average_unseen` {generators, n, n_real, n_fake}, what the two
+      averages are over, an image that several generators share counted once; `cosine`
+      {generator: {"real", "fake" (means), "difference" (fake - real), "interval_95",
+      "direction" ("higher", "lower" or "undecided": that of the fakes)}}; `counts` {in,
+      done, failed}; `failures`; `single_class` {generator: its only label};
+      `protocol`; `embedding`; `warnings`; `config`, its `evaluate`.
 
     Raises:
       ValueError: if a method was fitted on another kind of embedding, naming it.
     """
     c = config.evaluate
-    config_lib.check(config, ("seed", "evaluate"))
+    config_lib.check(config, ("evaluate",))
     notices = list(warnings)
     for name, seeds in fitted.items():
-        notices += settings.compare(seeds[0].embedding, cache.embedding, what=name)
+        own = seeds[0].embedding
+        found = settings.but_for(varied, cache.embedding, own)
+        notices += settings.compare(own, found, what=name)
+    notices += _lost_seeds(fitted)
+    for name, seeds in fitted.items():
+        notices += not_learned(name, seeds)
     scores = score(cache, fitted, split=c.split)
+    labels = scores.labels
     sources = protocol.complete_real_sources(scores.rows, cache.real_sources)
     keys = [row["key"] for row in scores.rows]
     groups = {
-        name: protocol.select(c.protocol, index, scores.labels, keys)
+        name: protocol.select(c.protocol, index, labels, keys)
         for name, index in protocol.groups(
             scores.rows, real_sources=sources, only=c.generators
         ).items()
     }
     single = {
-        name: "real" if (scores.labels[index] == 0).any() else "fake"
+        name: "real" if (labels[index] == 0).any() else "fake"
         for name, index in groups.items()
-        if len(set(scores.labels[index])) < 2
+        if len(set(labels[index])) < 2
     }
     notices += [
         f"{name} has only {label} images: AP and AUC are undefined, and it is left out "
@@ -140,31 +157,51 @@ def evaluate_methods(
         for name, label in single.items()
     ]
     cosines = np.array([row["cosine"] for row in scores.rows])
-    replicates = None
-    if c.bootstrap:
-        replicates = statistics.resample(
-            scores.labels,
-            groups,
+    estimates = statistics.estimate(
+        labels,
+        groups,
+        scores.columns,
+        thresholds={(n, k): fitted[n][k].threshold for n, k in scores.columns},
+        means={"cosine": cosines},
+    )
+    columns = {name: _columns(name, seeds) for name, seeds in fitted.items()}
+    trained_on = {group: _trained_on(group, fitted) for group in groups}
+    averaged = [
+        group
+        for group, index in groups.items()
+        if min(np.bincount(labels[index], minlength=2)) >= statistics.FEWEST
+    ]
+    unseen = [group for group in averaged if not trained_on[group]]
+    figures = {
+        name: summaries.of_method(
+            seeds,
+            columns[name],
+            labels,
             scores.columns,
-            thresholds={(n, k): fitted[n][k].threshold for n, k in scores.columns},
-            means={"cosine": cosines},
-            replicates=c.bootstrap,
-            seed=config.seed,
+            groups,
+            estimates,
+            averaged=averaged,
+            unseen=unseen,
+            protocol=c.protocol,
         )
-    results = {
-        name: _figures(name, seeds, scores, groups, replicates, config)
         for name, seeds in fitted.items()
     }
-    if replicates is not None:
-        comparison.compare(results, replicates, scores.labels, scores.columns, groups)
+    comparison.compare(figures, estimates, columns, unseen=unseen)
     notices += _held_in(fitted, cache, c.split)
+    for name, seeds in fitted.items():
+        outside = isinstance(seeds[0], OutsideScores)
+        notices += summaries.upside_down(name, figures[name], outside=outside)
     first = next(iter(fitted))
     out = {
         "method": first,
-        "generators": results[first]["generators"],
-        "macro": results[first]["macro"],
-        "methods": results,
-        "cosine": comparison.directions(cosines, scores.labels, groups, replicates),
+        "generators": figures[first]["generators"],
+        "macro": figures[first]["macro"],
+        "methods": figures,
+        "trained_on": trained_on,
+        "unseen": unseen,
+        "average": _average(averaged, groups, labels),
+        "average_unseen": _average(unseen, groups, labels),
+        "cosine": comparison.directions(cosines, labels, groups, estimates),
         "counts": {
             "in": len(scores.rows) + len(scores.failures),
             "done": len(scores.rows),
@@ -179,9 +216,7 @@ def evaluate_methods(
         },
         "embedding": cache.embedding,
         "warnings": list(dict.fromkeys(notices)),
-        "config": {
-            name: config_lib.to_json(config)[name] for name in ("seed", "evaluate")
-        },
+        "config": {"evaluate": config_lib.to_json(config)["evaluate"]},
     }
     if folder is not None:
         folder = Path(folder)
@@ -190,161 +225,43 @@ def evaluate_methods(
     return out
 
 
-RANKING = ("ap", "auc", "eer")
-"""Figures that rank scores, as do those that begin with `tpr_at_fpr`."""
+def _columns(name: str, seeds: Sequence[Any]) -> list[tuple[str, int]]:
+    """The columns of scores that are the training seeds of a method."""
+    return [(name, k) for k in range(len(seeds))]
 
 
-def _figures(
-    name: str,
-    seeds: Sequence[FittedMethod],
-    scores: Scores,
-    groups: Mapping[str, np.ndarray],
-    replicates: statistics.Replicates | None,
-    config: ConfigDict,
-) -> dict[str, Any]:
-    """Everything about one method but its comparison with others.
-
-    Returns:
-      `generators`, `macro` (means over those that can be averaged), `left_out`
-      {generator: why it lacks figures}, `threshold`, `calibration` (or None), `about`
-      (what the method is, a line), `range`, `config`, `reliability` (see
-      `calibration.reliability`; all generators together); with intervals
-      `macro_interval_95` {figure: (low, high)} and `minimum` {figure: {"value",
-      "generator", "interval_95"}}; with several seeds `seeds`.
-    """
-    left_out = {}
-    per_seed = []
-    for k, one in enumerate(seeds):
-        summaries = {}
-        for group, index in groups.items():
-            labels, own = scores.labels[index], scores.columns[name, k][index]
-            why = statistics.why_none(labels, own)
-            summaries[group] = _summary(labels, own, one, ranks=why is None)
-            if why is not None:
-                left_out[group] = why[0]
-        per_seed.append(summaries)
-    generators: dict[str, dict[str, Any]] = per_seed[0]
-    for group in groups:
-        generators[group]["protocol"] = config.evaluate.protocol
-        if replicates is not None:
-            generators[group]["interval_95"] = {
-                figure: replicates.interval((name, 0), group, figure)
-                for figure in statistics.FIGURES
-            }
-    averaged = [
-        generators[group]
-        for group, index in groups.items()
-        if min(np.bincount(scores.labels[index], minlength=2)) >= statistics.FEWEST
+def _trained_on(group: str, fitted: Mapping[str, Sequence[FittedMethod]]) -> list[str]:
+    """The methods that were trained on a generator, by its name."""
+    generator = group.split("/")[-1]
+    return [
+        name
+        for name, seeds in fitted.items()
+        if generator
+        in {g or "unnamed" for g in seeds[0].config["training"]["generators"]}
     ]
-    figures: dict[str, Any] = {
-        "generators": generators,
-        "macro": _macro(averaged),
-        "left_out": left_out,
-        "threshold": seeds[0].threshold,
-        "calibration": seeds[0].calibration,
-        "about": seeds[0].about(),
-        "range": seeds[0].range(),
-        "config": seeds[0].config,
-        "reliability": _reliability(scores, name, groups),
-    }
-    if replicates is not None:
-        figures |= {"macro_interval_95": {}, "minimum": {}}
-        for figure in statistics.FIGURES:
-            macro = replicates.macro((name, 0), figure)
-            least = replicates.minimum((name, 0), figure)
-            if macro is not None:
-                figures["macro_interval_95"][figure] = macro[1]
-            if least is not None:
-                figures["minimum"][figure] = dict(
-                    zip(("value", "generator", "interval_95"), least)
-                )
-    if len(seeds) > 1:
-        figures["seeds"] = _over_seeds(name, per_seed, replicates, config.seed)
-    return figures
 
 
-def _summary(
-    labels: np.ndarray, scores: np.ndarray, method: FittedMethod, *, ranks: bool
+def _average(
+    names: Sequence[str], groups: Mapping[str, np.ndarray], labels: np.ndarray
 ) -> dict[str, Any]:
-    """The figures of one generator and seed.
-
-    Besides those of `metrics.summary` and `calibration.summary`: `acc_at_half`, ACC at
-    0.5; with a calibrated threshold, ACC, FPR and TPR at the thresholds fitted on
-    held-out images, `transferred_acc` for the best accuracy and `transferred_fpr` and
-    `_tpr` for the false positive rate.
-    """
-    figures: dict[str, Any] = dict(
-        metrics.summary(labels, scores, threshold=method.threshold)
-    )
-    if not ranks:
-        for name in figures:
-            if name in RANKING or name.startswith("tpr_at_fpr"):
-                figures[name] = None
-    figures["acc_at_half"] = metrics.accuracy(labels, scores)
-    both = 0 < labels.sum() < len(labels)
-    names = ("nll", "brier", "ece_balanced", "oracle_acc")
-    figures |= calibration.summary(labels, scores) if both else dict.fromkeys(names)
-    fitted = method.calibration
-    if fitted and both:
-        best = calibration.apply_threshold(
-            labels, scores, fitted["best_accuracy_threshold"]
-        )
-        at_fpr = calibration.apply_threshold(labels, scores, method.threshold)
-        figures["transferred_acc"] = best.accuracy
-        figures["transferred_fpr"] = at_fpr.fpr
-        figures["transferred_tpr"] = at_fpr.tpr
-    return figures
+    """What an average is over; images that generators share are counted once."""
+    images = np.unique(np.concatenate([np.empty(0, int), *(groups[n] for n in names)]))
+    real, fake = (int((labels[images] == label).sum()) for label in (0, 1))
+    return {"generators": list(names), "n": real + fake, "n_real": real, "n_fake": fake}
 
 
-def _macro(summaries: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Unweighted means over generators, as the papers' Avg. and mAP.
-
-    A figure that some of them lack is the mean over the others, as in
-    `statistics.Replicates.macro`.
-    """
-    values = defaultdict(list)
-    for summary in summaries:
-        for name, value in summary.items():
-            if isinstance(value, float):
-                values[name].append(value)
-    return {name: float(np.mean(v)) for name, v in values.items()}
-
-
-def _reliability(scores: Scores, name: str, groups) -> list[dict[str, Any]]:
-    """Of all images of any group, each once; empty without both classes."""
-    index = np.unique(np.concatenate([np.empty(0, np.int64), *groups.values()]))
-    labels = scores.labels[index]
-    if not 0 < labels.sum() < len(labels):
-        return []
-    return calibration.reliability(labels, scores.columns[name, 0][index])
-
-
-def _over_seeds(
-    name: str,
-    per_seed: Sequence[Mapping[str, Any]],
-    replicates: statistics.Replicates | None,
-    seed: int,
-) -> dict[str, Any]:
-    """Mean, standard deviation (n - 1) and interval of acc, ap and auc over seeds."""
-    out: dict[str, Any] = {group: {} for group in per_seed[0]}
-    for figure in statistics.FIGURES:
-        for group in out:
-            values = [summaries[group][figure] for summaries in per_seed]
-            if None not in values:
-                out[group][figure] = {
-                    "mean": float(np.mean(values)),
-                    "std": float(np.std(values, ddof=1)),
-                }
-    macro = {}
-    if replicates is not None:
-        columns = [(name, k) for k in range(len(per_seed))]
-        for figure in statistics.FIGURES:
-            found = replicates.over_seeds(columns, figure, seed=seed)
-            if "macro" in found:
-                macro[figure] = found.pop("macro")
-            for group, spread in found.items():
-                out[group][figure] = spread
-    return {"n": len(per_seed), "generators": out, "macro": macro}
+def _lost_seeds(fitted: Mapping[str, Sequence[FittedMethod]]) -> list[str]:
+    """Warns of methods that were fitted with more seeds than are here."""
+    notices = []
+    for name, seeds in fitted.items():
+        train = seeds[0].config["training"]["settings"].get("train")
+        count = train.get("seeds") if isinstance(train, Mapping) else None
+        if isinstance(count, int) and count > len(seeds):
+            notices.append(
+                f"{name} was fitted with {count} seeds, of which {len(seeds)} are "
+                "here: its figures are means over those"
+            )
+    return notices
 
 
 def _held_in(
@@ -371,28 +288,37 @@ def _write_scores(
 ) -> None:
     """One row an image: the first method's score and verdict, the others' scores.
 
-    Nine digits tell float32 scores apart, so that figures can be computed again.
+    `p_fake`, `verdict` and `p_fake_NAME` are of the first seed, which `predict` takes
+    too; `p_fake@seed-K` and `p_fake_NAME@seed-K` are the further seeds'. Nine digits
+    tell float32 scores apart, so that figures can be computed again.
     """
-    first, *others = fitted
+    first = next(iter(fitted))
     threshold = fitted[first][0].threshold
     names = ["key", "label", "benchmark", "generator", "split", "caption"]
     extra = ["p_fake", "verdict", "cosine", "objects", "status", "error"]
-    extra += [f"p_fake_{name}" for name in others]
+    columns = {
+        column: results.column(
+            name, first, one.config["training"]["seed"] if k else None
+        )
+        for name, seeds in fitted.items()
+        for column, (k, one) in zip(_columns(name, seeds), enumerate(seeds))
+    }
+    extra += [column for column in columns.values() if column not in extra]
     with files.atomic_file(path) as f:
         writer = csv.DictWriter(f, names + extra, lineterminator="\n")
         writer.writeheader()
         for i, row in enumerate(scores.rows):
-            p = scores.columns[first, 0][i]
             writer.writerow(
                 {name: row[name] for name in names}
                 | {
-                    "p_fake": f"{p:.9g}",
-                    "verdict": "fake" if p > threshold else "real",
+                    "verdict": "fake"
+                    if scores.columns[first, 0][i] > threshold
+                    else "real",
                     "cosine": f"{row['cosine']:.9g}",
                     "objects": len(row["objects"]),
                     "status": "done",
                 }
-                | {f"p_fake_{n}": f"{scores.columns[n, 0][i]:.9g}" for n in others}
+                | {to: f"{scores.columns[of][i]:.9g}" for of, to in columns.items()}
             )
         for row in scores.failures:
             known = {name: row.get(name) for name in names}

@@ -20,7 +20,7 @@ class Field:
     Attributes:
       default: its value, which also fixes its type.
       meaning: one line, with the source of the default.
-      choices: the names that are allowed; () for any value.
+      choices: the names that are allowed, also in a tuple; () for any value.
       outside: whether `package.module:name` is allowed besides `choices`.
       least, most: the range of a number, both ends included.
     """
@@ -32,6 +32,10 @@ class Field:
     least: float | None = None
     most: float | None = None
 
+
+OUTPUTS = ("pooled", "class_tokens", "block_tokens")
+"""Outputs of the image tower, beside its embedding, that a cache can hold; see
+`item_jax/towers/outputs.py`."""
 
 FIELDS: dict[str, Field] = {
     "seed": Field(0, "of everything random; not in the paper", least=0),
@@ -123,6 +127,12 @@ FIELDS: dict[str, Field] = {
     "embed.storage": Field(
         "float32", "of the cache; float16 halves the disk", ("float32", "float16")
     ),
+    "embed.outputs": Field(
+        (),
+        "more of the image tower in the cache, in float16: `pooled`, `class_tokens`, "
+        "`block_tokens`; (): only the embedding",
+        OUTPUTS,
+    ),
     "embed.threads": Field(8, "decoding threads, in each process", least=1),
     "embed.workers": Field(
         0, "decoding processes; 0 decodes in the main process", least=0
@@ -203,21 +213,21 @@ FIELDS: dict[str, Field] = {
     "evaluate.generators": Field(
         (), "only these generators or benchmarks, such as unifd/dalle; (): all"
     ),
-    "evaluate.bootstrap": Field(
-        2000,
-        "replicates of the 95% intervals and differences; 0: none; not in the paper",
-        least=0,
-    ),
     # ---- paper: what `item-jax paper` computes its tables and figures from
     "paper.methods": Field(
         (
             *("item", "tidy", "image_only", "cosine", "unifd", "nearest"),
-            *("de_fake", "vib_net", "clip_flow"),
+            *("de_fake", "vib_net", "clip_flow", "constant"),
         ),
         "rows of the tables; the first is what the others are compared with",
     ),
     "paper.start": Field(
         (), "METHOD=FILE: weights that methods start from, as of `train --start`"
+    ),
+    "paper.settings": Field(
+        (),
+        "METHOD:FIELD=VALUE: a setting of one method of the tables, such as "
+        "unifd:train.batch_size=32",
     ),
     "paper.columns": Field(
         ("forensynths", "unifd"), "of Tables I and II: benchmarks or generators"
@@ -261,9 +271,7 @@ READS: dict[str, tuple[str, ...]] = {
         # Of methods that read pixels or error maps.
         *("data.records", "data.images", "data.error_maps"),
     ),
-    "evaluate": (
-        *("seed", "evaluate", "data.records", "data.images", "data.error_maps"),
-    ),
+    "evaluate": (*("evaluate", "data.records", "data.images", "data.error_maps"),),
     "fit": (
         *("seed", "tower", "tower_family", "dtype", "data.score_threshold"),
         *("data.max_objects", "data.min_object_pixels", "data.max_pixels", "views"),

@@ -16,7 +16,7 @@ from item_jax.files import atomic_file
 from item_jax.plots import SIDEWAYS, plain, tells
 from item_jax.records import LABELS
 from item_jax.results import Results
-from item_jax.tables import cut
+from item_jax.tables import chance, counts_text, cut
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,35 +27,36 @@ def curves(results: Results) -> dict[str, Figure]:
 
     Above `SIDEWAYS` generators they are grey, and only the lowest AUC has a name. The
     black line is their mean: of the true positive rates at each false positive rate,
-    and of the precisions at each recall.
+    and of the precisions at each recall. Each line is such a mean over training seeds.
 
     Returns:
       The two figures, `roc` and `precision_recall`.
     """
     drawn = _Curves()
-    first = results.summary["methods"][results.summary["method"]]
-    scores = results.scores[results.summary["method"]]
+    name = results.summary["method"]
+    first = results.summary["methods"][name]
     figures = {k: f for k, f in first["generators"].items() if f["auc"] is not None}
     pairs = {
-        name: (results.labels[index], scores[index])
-        for name, index in results.groups.items()
-        if name in figures
+        group: [(results.labels[index], own[index]) for own in results.seeds[name]]
+        for group, index in results.groups.items()
+        if group in figures
     }
     many = len(pairs) > SIDEWAYS
     lowest = min((f["auc"] for f in figures.values()), default=None)
-    for name, pair in pairs.items():
-        if many and figures[name]["auc"] != lowest:
-            drawn.add([pair], "", figures[name], linewidth=0.6, color="grey")
+    for group, own in pairs.items():
+        if many and figures[group]["auc"] != lowest:
+            drawn.add(own, "", figures[group], linewidth=0.6, color="grey")
         else:
-            drawn.add([pair], plain(cut(name)), figures[name], linewidth=1.2)
+            drawn.add(own, plain(cut(group)), figures[group], linewidth=1.2)
     if len(pairs) > 1:
         style: dict[str, Any] = {"linewidth": 1.8, "color": "black"}
-        drawn.add(list(pairs.values()), "mean", first["macro"], **style)
-    return drawn.finish("")
+        everything = [pair for own in pairs.values() for pair in own]
+        drawn.add(everything, "mean", first["macro"], **style)
+    return drawn.finish("", results.summary)
 
 
 def mean_curves(results: Results) -> dict[str, Figure]:
-    """ROC and precision-recall curves of every method, their means over generators.
+    """ROC and precision-recall curves of every method, means over generators and seeds.
 
     Returns:
       The two figures, `methods_roc` and `methods_precision_recall`.
@@ -63,13 +64,14 @@ def mean_curves(results: Results) -> dict[str, Figure]:
     drawn = _Curves()
     for name, method in results.summary["methods"].items():
         pairs = [
-            (results.labels[index], results.scores[name][index])
+            (results.labels[index], own[index])
             for group, index in results.groups.items()
+            for own in results.seeds[name]
             if method["generators"][group]["auc"] is not None
         ]
         if pairs and tells(method):
             drawn.add(pairs, plain(cut(name)), method["macro"])
-    return drawn.finish("methods_")
+    return drawn.finish("methods_", results.summary)
 
 
 class _Curves:
@@ -81,7 +83,9 @@ class _Curves:
         size = (4.8, 3.9)
         self.roc, self.roc_axis = plt.subplots(figsize=size, layout="constrained")
         self.pr, self.pr_axis = plt.subplots(figsize=size, layout="constrained")
-        self.roc_axis.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
+        self.chance: dict[str, Any] = {"color": "grey", "linewidth": 0.8}
+        self.chance |= {"linestyle": ":", "label": "chance"}
+        self.roc_axis.plot([0, 1], [0, 1], **self.chance)
 
     def add(self, pairs, label: str, figures: Mapping[str, Any], **style: Any) -> None:
         """Draws the mean of the curves of pairs of labels and scores.
@@ -100,12 +104,19 @@ class _Curves:
             told = f", {known:.3f}" if label and known is not None else ""
             axis.plot(*curve, label=label + told, **style)
 
-    def finish(self, prefix: str) -> dict[str, Figure]:
-        """Writes what the axes show, and the legends below them."""
+    def finish(self, prefix: str, summary: Mapping[str, Any]) -> dict[str, Figure]:
+        """Writes what the axes show, and the legends below them.
+
+        A score that knows nothing has the share of fakes as its precision.
+        """
+        base = chance(summary)
+        if base:
+            self.pr_axis.axhline(base[1]["ap"], **self.chance)
         self.roc_axis.set(xlabel="false positive rate", ylabel="true positive rate")
         self.pr_axis.set(xlabel="recall", ylabel="precision")
         for axis in (self.roc_axis, self.pr_axis):
             axis.set(xlim=(0, 1), ylim=(0, 1.02))
+            axis.set_title(counts_text(summary), fontsize="small")
         legend_below(self.roc, title="AUC")
         legend_below(self.pr, title="AP")
         return {f"{prefix}roc": self.roc, f"{prefix}precision_recall": self.pr}
@@ -193,6 +204,7 @@ def reliability(results: Mapping[str, Any]) -> Figure:
     for b in results["methods"][first]["reliability"]:
         width = b["high"] - b["low"]
         below.bar(b["low"], b["weight"], 0.95 * width, align="edge", color="grey")
+    above.set_title(counts_text(results), fontsize="small")
     above.set_ylabel("share of fakes")
     above.set_ylim(-0.02, 1.02)
     below.set_xlim(0, 1)
@@ -226,7 +238,9 @@ def cosines(results: Results) -> Figure:
 
 def of_results(results: Results) -> dict[str, Figure]:
     """Returns the figures of an evaluation by name; close them when they are drawn."""
-    figures = {"auc": plots.auc_bars(results.summary)}
+    figures = {}
+    if any(map(tells, results.summary["methods"].values())):
+        figures["auc"] = plots.auc_bars(results.summary)
     first = results.summary["methods"][results.summary["method"]]
     if any(f["auc"] is not None for f in first["generators"].values()):
         figures |= curves(results)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from item_jax import (
     method_files,
     methods,
     model_card,
+    protocol,
     settings,
 )
 from item_jax.embeddings import Embeddings
@@ -36,6 +37,10 @@ from item_jax.embeddings import Embeddings
 FEW = 1000
 """Fewer training images than this are called few in a verdict. Not in the paper, which
 trains on 80,000."""
+
+LEARNED = 0.6
+"""A training AUC below this is called a failure to learn. Chance is 0.5, and whatever
+detects fakes of known generators ranks those it was trained on. Not in the paper."""
 
 TOY_TOWERS = (
     "c66c8e66340ec7c6ce985ac32cbb89b2afe76ff23e6fc5a892266a8fbab78248",  # version 0.1
@@ -51,8 +56,10 @@ class FittedMethod:
     Attributes:
       config: the content of `config.json` without the state: `method`, `embedding`
         (see `item_jax.settings`), `threshold`, `training` {real, fake, split,
-        generators, benchmarks, seed, settings, records_sha256}, and after `item-jax
-        calibrate` also `calibration` (see `item_jax.thresholds`).
+        generators, benchmarks, seed, settings, records_sha256}, `fit` {train_auc,
+        train_auc_images, epochs} (see `item_jax.train.fit_method`; published weights
+        and what earlier versions fitted have none), and after `item-jax calibrate`
+        also `calibration` (see `item_jax.thresholds`).
       state: what its `fit` returned.
       module: the method.
     """
@@ -81,6 +88,21 @@ class FittedMethod:
         """What threshold and temperature were fitted on, if they were."""
         return self.config.get("calibration")
 
+    @property
+    def train_auc(self) -> float | None:
+        """The AUC on images that it was trained on; None where it is not known."""
+        return (self.config.get("fit") or {}).get("train_auc")
+
+    @property
+    def learned(self) -> bool | None:
+        """Whether it ranks its training images; None for what cannot, or is not known.
+
+        What reads nothing, such as `constant`, has nothing to learn.
+        """
+        if self.train_auc is None or not self.module.NEEDS:
+            return None
+        return self.train_auc >= LEARNED
+
     def score(
         self, part: Embeddings, state: dict[str, Any] | None = None
     ) -> np.ndarray:
@@ -94,8 +116,11 @@ class FittedMethod:
           float `[n]`, P(fake) in [0, 1].
 
         Raises:
-          ValueError: if a score is not one, naming the image.
+          ValueError: if a score is not one, naming the image; or if the method reads
+            an output of the image tower that the images lack, naming it.
         """
+        needs = getattr(self.module, "NEEDS", ())
+        settings.check_outputs(self.name, needs, part.outputs)
         scores = np.asarray(
             self.module.score(self.state if state is None else state, part)
         )
@@ -131,8 +156,8 @@ class FittedMethod:
 
         Returns:
           `method`, `real` and `fake` (training images), `generators`, `benchmarks`,
-          `captioner`, `grounder` (ids or None), `toy_world` (bool), `threshold`, and
-          all of it as a sentence in `text`.
+          `captioner`, `grounder` (ids or None), `toy_world` (bool), `threshold`,
+          `train_auc` (or None), and all of it as a sentence in `text`.
         """
         t, e = self.config["training"], self.embedding
         ids = {
@@ -144,14 +169,22 @@ class FittedMethod:
             or e["tower"]["checkpoint_sha256"] in TOY_TOWERS
         )
         where = f" ({', '.join(t['benchmarks'])})" if any(t["benchmarks"]) else ""
-        text = (
+        images = t["real"] + t["fake"]
+        counts = (
             f"trained on {t['real']:,} real and {t['fake']:,} fake images of "
-            f"{', '.join(t['generators']) or 'unnamed generators'}{where}, captions by "
+            f"{protocol.generators_text(t['generators'])}{where}"
+            if images
+            else f"trained by others on images that are not recorded{where}"
+        )
+        text = (
+            f"{counts}, captions by "
             f"{ids['captioner'] or 'an unknown captioner'}, boxes by "
             f"{ids['grounder'] or 'an unknown grounder'}"
         )
-        if t["real"] + t["fake"] < FEW:
+        if 0 < images < FEW:
             text += "; few images"
+        if self.learned is False:
+            text += f"; it did not learn them (training AUC {self.train_auc:.2f})"
         c = self.calibration
         if c:
             text += (
@@ -169,6 +202,7 @@ class FittedMethod:
             **ids,
             "toy_world": toy,
             "threshold": self.threshold,
+            "train_auc": self.train_auc,
             "text": text,
         }
 
@@ -235,19 +269,22 @@ def load_seeds(folder: str | Path) -> list[FittedMethod]:
     """Loads a method and its further seeds, in the order of the seeds.
 
     Raises:
-      ValueError: as `FittedMethod.load`; or if they differ in more than the seed.
+      ValueError: as `FittedMethod.load`; for a `seed-*` without a number; or if they
+        differ in more than the seed.
     """
     folder = Path(folder)
-    others = sorted(
-        folder.glob("seed-*"), key=lambda p: int(p.name.partition("-")[2] or 0)
-    )
+    others = list(folder.glob("seed-*"))
+    for place in others:
+        if not place.name.removeprefix("seed-").isdecimal():
+            raise ValueError(f"{place}: expected seed-NUMBER; move it elsewhere")
+    others.sort(key=lambda place: int(place.name.removeprefix("seed-")))
     loaded = [FittedMethod.load(place) for place in (folder, *others)]
 
     def but_for_the_seed(fitted: FittedMethod) -> dict[str, Any]:
         training = fitted.config["training"] | {"seed": None}
         # Each seed has a threshold of its own after `item-jax calibrate`.
         own = (
-            "item_jax",
+            *("item_jax", "fit"),
             *(("threshold", "calibration") if fitted.calibration else ()),
         )
         config = {k: v for k, v in fitted.config.items() if k not in own}
@@ -263,3 +300,25 @@ def load_seeds(folder: str | Path) -> list[FittedMethod]:
                 "one training"
             )
     return loaded
+
+
+def not_learned(name: str, seeds: Sequence[FittedMethod]) -> list[str]:
+    """Warns of a method that does not rank the images it was trained on.
+
+    Args:
+      name: of the method, for the warning.
+      seeds: one fitted method per seed, or what scores like one.
+
+    Returns:
+      One warning, or none.
+    """
+    failed = [s.train_auc for s in seeds if getattr(s, "learned", None) is False]
+    if not failed:
+        return []
+    of = f" in {len(failed)} of {len(seeds)} seeds" if len(seeds) > 1 else ""
+    shown = ", ".join(f"{auc:.2f}" for auc in failed)
+    return [
+        f"{name} did not learn{of}: AUC {shown} on its own training images (chance is "
+        "0.50). Its figures are those of a failed training, not of the method; train "
+        "it longer, or with another learning rate or more images"
+    ]

@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,8 @@ class JoinReport:
         a score of at least `threshold`.
       without_objects, without_sure: grounded records that have no such object.
       unused_lines: sidecar lines that belong to no record.
+      unused_because: how their keys differ from the images', where that is plain: "they
+        begin with 'mine/', the images do not".
       threshold: the score from which an object counts as sure, in [0, 1].
       threshold_source: where it comes from: "given", "the grounder's own", "default".
       has_objects_file: whether objects were joined at all.
@@ -69,6 +73,7 @@ class JoinReport:
     without_objects: int = 0
     without_sure: int = 0
     unused_lines: int = 0
+    unused_because: str = ""
     threshold: float = DEFAULT_THRESHOLD
     threshold_source: str = "default"
     has_objects_file: bool = False
@@ -104,7 +109,8 @@ class JoinReport:
             )
         lines.append(self._objects_text())
         if self.unused_lines:
-            lines.append(f"{self.unused_lines} sidecar lines belong to no image here")
+            line = f"{self.unused_lines} sidecar lines belong to no image here"
+            lines.append(line + f": {self.unused_because}" * bool(self.unused_because))
         return "\n".join(lines)
 
     def _objects_text(self) -> str:
@@ -147,12 +153,17 @@ def join(
 
     Raises:
       ValueError: for a sidecar line without a key, a duplicated key, a file of captions
-        given as objects or the reverse, or a damaged `run.json`.
+        given as objects or the reverse, a file none of whose lines belongs to an image,
+        or a damaged `run.json`.
     """
+    records = list(records)
     report = JoinReport(has_objects_file=objects is not None)
     report.threshold, report.threshold_source = _threshold(threshold, objects)
     caption_lines = _lines_by_key(captions, "captions")
     object_lines = _lines_by_key(objects, "objects")
+    keys = [record.key for record in records]
+    _check_any_joins(captions, "captions", caption_lines, keys)
+    _check_any_joins(objects, "lines of objects", object_lines, keys)
     joined = []
     for record in records:
         changes: dict[str, Any] = {}
@@ -189,7 +200,75 @@ def join(
             report.add_caption(record.caption)
         joined.append(record)
     report.unused_lines = len(caption_lines) + len(object_lines)
+    report.unused_because = _difference([*caption_lines, *object_lines], keys)
     return joined, report
+
+
+def _check_any_joins(
+    path: str | Path | None, what: str, lines: Collection[str], keys: Collection[str]
+) -> None:
+    """Refuses a sidecar file that has lines, none of them of an image here."""
+    if lines and keys and not set(lines) & set(keys):
+        because = _difference(lines, keys)
+        raise ValueError(
+            f"{path}: 0 of {len(lines):,} {what} match one of the {len(keys):,} "
+            f"images; the first are {min(lines)!r} and {min(keys)!r}"
+            + f": {because}"
+            * bool(because)
+        )
+
+
+def _difference(lines: Iterable[str], keys: Iterable[str]) -> str:
+    """How the keys of a sidecar file differ from those of the images.
+
+    Lines and images are compared by the longest end of their paths that is the same but
+    for case and suffix of the file.
+
+    Returns:
+      What at least half of the lines (of the first 1,000) have in common, or "".
+    """
+    ends: dict[tuple[str, ...], str] = {}
+    sample = sorted(lines)[:1000]
+    for line in sample:
+        parts = _comparable(line)
+        ends |= {parts[i:]: line for i in range(len(parts))}
+    nearest: dict[str, tuple[int, str]] = {}
+    for key in keys:
+        parts = _comparable(key)
+        common = (parts[i:] for i in range(len(parts)))
+        end = next((end for end in common if end in ends), None)
+        if end is not None and len(end) > nearest.get(ends[end], (0, ""))[0]:
+            nearest[ends[end]] = len(end), key
+    said = Counter(_in_words(line, key, n) for line, (n, key) in nearest.items())
+    words, agreeing = max(said.items(), key=lambda i: i[1], default=("", 0))
+    return words if 2 * agreeing >= len(sample) else ""
+
+
+def _comparable(key: str) -> tuple[str, ...]:
+    return tuple(os.path.splitext(key)[0].casefold().split("/"))
+
+
+def _in_words(line: str, key: str, common: int) -> str:
+    """How a line's key differs from an image's of which `common` parts are the same."""
+    (*line_top, line_end), (*key_top, key_end) = (
+        (*(f"{part}/" for part in parts[:-common]), "/".join(parts[-common:]))
+        for parts in (line.split("/"), key.split("/"))
+    )
+    differences = []
+    if line_top or key_top:
+        one, other = "".join(line_top), "".join(key_top)
+        if not one:
+            differences.append(f"the images begin with {other!r}, they do not")
+        elif not other:
+            differences.append(f"they begin with {one!r}, the images do not")
+        else:
+            differences.append(f"they begin with {one!r}, the images with {other!r}")
+    (line_end, one), (key_end, other) = map(os.path.splitext, (line_end, key_end))
+    if one.casefold() != other.casefold():
+        differences.append(f"they end in {one!r}, the images in {other!r}")
+    if line_end != key_end or (one != other and one.casefold() == other.casefold()):
+        differences.append("upper and lower case differ")
+    return "; ".join(differences)
 
 
 def _failure(row: Mapping[str, Any], place: str) -> str | None:

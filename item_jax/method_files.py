@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,7 @@ def read(
         not.
     """
     path = folder / "config.json"
-    if not path.is_file():
-        raise ValueError(_why_none(folder))
+    _check_there(path)
     config = files.read_json(path)
     weights = folder / WEIGHTS
     if config.get("schema") == SCHEMA_0_1:
@@ -84,19 +84,34 @@ def read(
     return config, _merged(config.pop("state"), arrays, weights)
 
 
-def _why_none(folder: Path) -> str:
-    """Says what a folder without `config.json` is, or that there is none."""
+def _check_there(path: Path) -> None:
+    """Refuses what is no readable file, saying what it is, or what its folder is."""
+    wrong = files.what_is_wrong(path)
+    if not wrong:
+        return
+    folder = path.parent
     text = f"no fitted method in {folder}"
+    if not os.path.lexists(folder):
+        raise ValueError(f"{text}: there is no such folder")
     if not folder.is_dir():
-        return f"{text}: there is no such folder"
+        what = files.what_is_wrong(folder) or "not a folder"
+        raise ValueError(f"{text}: it is {what}")
+    if wrong != "missing":
+        raise ValueError(f"{text}: {path.name} is {wrong}")
     if (folder / "open_clip_config.json").is_file():
-        return f"{text}: it is a checkpoint of open_clip"
-    below = Workdir(folder).methods()
+        raise ValueError(f"{text}: it is a checkpoint of open_clip")
+    below = {
+        name: place
+        for name, place in Workdir(folder).methods().items()
+        if not files.what_is_wrong(place / "config.json")
+    }
     if not below:
-        return f"{text}: config.json is missing"
+        raise ValueError(f"{text}: {path.name} is missing")
     named = [p.relative_to(folder).as_posix() for p in below.values()]
     first = next(iter(below.values()))
-    return f"{text} itself; it has {', '.join(named)}: did you mean {str(first)!r}?"
+    raise ValueError(
+        f"{text} itself; it has {', '.join(named)}: did you mean {str(first)!r}?"
+    )
 
 
 def _check_config(config: Mapping[str, Any], path: Path) -> None:
@@ -109,8 +124,21 @@ def _check_config(config: Mapping[str, Any], path: Path) -> None:
     threshold = config["threshold"]
     if not (math.isfinite(threshold) and 0 <= threshold <= 1):
         raise ValueError(f"{path}: threshold {threshold} is not in [0, 1]")
+    if config.get("fit") is not None:
+        _check_fit(config, path)
     if config.get("calibration") is not None:
         _check_calibration(config, path)
+
+
+def _check_fit(config: Mapping[str, Any], path: Path) -> None:
+    none = type(None)
+    auc = files.field(config, "fit.train_auc", (int, float, none), path)
+    files.field(config, "fit.train_auc_images", int, path)
+    epochs = files.field(config, "fit.epochs", (int, none), path)
+    if auc is not None and not 0 <= auc <= 1:
+        raise ValueError(f"{path}: fit.train_auc {auc} is not in [0, 1]")
+    if epochs is not None and epochs < 0:
+        raise ValueError(f"{path}: fit.epochs {epochs} is below 0")
 
 
 def _refuse_modules(config: Mapping[str, Any], path: Path) -> None:
@@ -194,8 +222,7 @@ def _merged(plain: dict[str, Any], arrays: dict[str, np.ndarray], path: Path) ->
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise ValueError(f"no fitted method in {path.parent}: {path.name} is missing")
+    _check_there(path)
     try:
         arrays = load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError) as e:

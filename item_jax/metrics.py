@@ -6,7 +6,7 @@ P(fake) in [0, 1]. Every figure is a fraction in [0, 1], a plain `float`, or Non
 it is not defined, as the area under a curve is not with one class only. Arrays of
 different lengths, labels other than 0 and 1, and scores that are NaN or infinite raise
 ValueError, which names the first offender. Intervals and tests are in
-`item_jax.statistics` and `item_jax.paired`, thresholds in `item_jax.calibration`.
+`item_jax.statistics`, thresholds in `item_jax.calibration`.
 """
 
 from __future__ import annotations
@@ -41,17 +41,37 @@ def class_accuracy(
     return _mean(~fake[labels == 0]), _mean(fake[labels == 1])
 
 
-def average_precision(labels: ArrayLike, scores: ArrayLike) -> float | None:
+def balanced_accuracy(
+    labels: ArrayLike, scores: ArrayLike, *, threshold: float = THRESHOLD
+) -> float | None:
+    """Mean of the accuracies of the classes; None unless both classes are present."""
+    real, fake = class_accuracy(labels, scores, threshold=threshold)
+    return None if real is None or fake is None else (real + fake) / 2
+
+
+def average_precision(
+    labels: ArrayLike, scores: ArrayLike, *, balanced: bool = False
+) -> float | None:
     """AP with fake as the positive class, step-wise as in scikit-learn and the paper.
 
-    None unless both classes are present.
+    The AP of scores that tell nothing is the share of fakes, so that those of test sets
+    with other shares cannot be compared.
+
+    Args:
+      labels: integers [N], real 0 and fake 1.
+      scores: floats [N].
+      balanced: whether each class counts half: AP at a share of fakes of one half.
+
+    Returns:
+      The AP; None unless both classes are present.
     """
     labels, scores = check(labels, scores)
     if not _both(labels):
         return None
     from sklearn.metrics import average_precision_score  # a verdict needs none of it
 
-    return float(average_precision_score(labels, scores))
+    weights = image_weights(labels, True) if balanced else None
+    return float(average_precision_score(labels, scores, sample_weight=weights))
 
 
 def roc_auc(labels: ArrayLike, scores: ArrayLike) -> float | None:
@@ -129,18 +149,96 @@ def expected_calibration_error(
     return float(np.abs(gaps).sum())
 
 
+def calibration_error_floor(
+    scores: ArrayLike,
+    *,
+    labels: ArrayLike | None = None,
+    bins: int = 15,
+    balanced: bool = False,
+) -> float | None:
+    """The calibration error that honest scores have on average.
+
+    Even if a share P of the images with P(fake) = P is fake, few images show another
+    share: an `expected_calibration_error` near this floor is no sign of dishonesty.
+    In each part of [0, 1] the number of fakes is taken for binomial, whose mean
+    absolute deviation is known exactly (De Moivre); with `balanced` the gap is taken
+    for normal.
+
+    Args:
+      scores: P(fake), floats [N].
+      labels: integers [N], real 0 and fake 1; used with `balanced` only, which needs
+        the numbers of real and fake images.
+      bins, balanced: as of `expected_calibration_error`.
+
+    Returns:
+      The expected error; None where the error itself would be.
+
+    Raises:
+      ValueError: for scores that are not finite, less than one part, or `balanced`
+        without labels.
+    """
+    if balanced and labels is None:
+        raise ValueError("balanced=True needs labels")
+    scores = np.asarray(scores, np.float64)
+    labels, scores = check(
+        np.zeros(len(scores), int) if labels is None else labels, scores
+    )
+    if bins < 1:
+        raise ValueError(f"bins {bins!r} is not a number >= 1")
+    if len(scores) == 0 or scores.min() < 0 or scores.max() > 1:
+        return None
+    part = np.minimum((scores * bins).astype(int), bins - 1)
+
+    def per_part(x):
+        return np.bincount(part, weights=x, minlength=bins)
+
+    if not balanced:
+        n = np.bincount(part, minlength=bins)
+        p = per_part(scores) / np.maximum(n, 1)
+        return float(_mean_absolute_deviation(n, p).sum() / len(scores))
+    if not _both(labels):
+        return None
+    # Honest scores: images of the mixture are fake with P(fake). Each class is drawn
+    # from the mixture by that, and adds `gap` to the part that an image falls into.
+    weights = image_weights(labels, True)
+    variance = np.zeros(bins)
+    for label, chance, gap in ((0, 1 - scores, scores), (1, scores, scores - 1)):
+        n = int((labels == label).sum())
+        drawn = weights * chance
+        if drawn.sum() == 0:
+            return None
+        drawn = drawn / drawn.sum()
+        mean, square = per_part(drawn * gap), per_part(drawn * gap**2)
+        variance += 0.25 / n * np.maximum(square - mean**2, 0)
+    return float(np.sqrt(2 * variance / np.pi).sum())
+
+
+def _mean_absolute_deviation(n: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """Of binomial numbers: 2 k C(n, k) p^k (1 - p)^(n - k + 1), k the next above np."""
+    from scipy.special import gammaln, xlog1py, xlogy
+
+    k = np.minimum(np.floor(n * p) + 1, np.maximum(n, 1))
+    log = gammaln(n + 1) - gammaln(k + 1) - gammaln(np.maximum(n - k, 0) + 1)
+    log = log + xlogy(k, p) + xlog1py(n - k + 1, -p)
+    return np.where(n > 0, 2 * k * np.exp(log), 0.0)
+
+
 def summary(
     labels: ArrayLike, scores: ArrayLike, *, threshold: float = THRESHOLD
 ) -> dict[str, int | float | None]:
     """All metrics at once, ready for JSON.
 
     Returns:
-      `n`, `n_real`, `n_fake` (images), `acc`, `r_acc`, `f_acc`, `ap`, `auc`, `eer`,
-      `tpr_at_fpr_1`, `_5` and `_10` (at 1, 5 and 10 % false alarms), `ece`; None where
+      `n`, `n_real`, `n_fake` (images), `acc`, `r_acc`, `f_acc`, `balanced_acc`, `ap`,
+      `ap_balanced` (with as many real images as fakes), `auc`, `eer`, `tpr_at_fpr_1`,
+      `_5` and `_10` (at 1, 5 and 10 % false alarms), `ece`, `ece_floor`; and what is to
+      be had without looking: `majority`, the ACC of calling every image what most are,
+      and `ap_chance`, the share of fakes (balanced, and of AUC, it is 0.5). None where
       undefined.
     """
     labels, scores = check(labels, scores)
     r_acc, f_acc = class_accuracy(labels, scores, threshold=threshold)
+    fakes = float((labels == 1).mean()) if len(labels) else 0.0
     return {
         "n": len(labels),
         "n_real": int((labels == 0).sum()),
@@ -148,7 +246,9 @@ def summary(
         "acc": accuracy(labels, scores, threshold=threshold),
         "r_acc": r_acc,
         "f_acc": f_acc,
+        "balanced_acc": balanced_accuracy(labels, scores, threshold=threshold),
         "ap": average_precision(labels, scores),
+        "ap_balanced": average_precision(labels, scores, balanced=True),
         "auc": roc_auc(labels, scores),
         "eer": equal_error_rate(labels, scores),
         **{
@@ -156,6 +256,9 @@ def summary(
             for fpr in FALSE_POSITIVE_RATES
         },
         "ece": expected_calibration_error(labels, scores),
+        "ece_floor": calibration_error_floor(scores),
+        "majority": max(fakes, 1 - fakes) if len(labels) else None,
+        "ap_chance": fakes if _both(labels) else None,
     }
 
 

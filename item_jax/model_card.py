@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from item_jax import tables
 from item_jax.files import printable
-from item_jax.tables import threshold
+from item_jax.records import LABELS
 
 LIMITS = """\
 A score is a hint and no evidence by itself: it depends on the generators the method was
@@ -78,9 +79,10 @@ Captions and boxes are best made as those of its training were.
 
 | | |
 | --- | --- |
-| real images | {t["real"]:,} |
-| fake images | {t["fake"]:,} |
+| real images | {_number(t["real"])} |
+| fake images | {_number(t["fake"])} |
 | generators | {_names(t["generators"])} |
+| training AUC | {_train_auc(config)} |
 | benchmarks | {_names(t["benchmarks"])} |
 | split | {_text(t["split"] or "all")} |
 {roles}
@@ -109,44 +111,54 @@ def short_name(name: str) -> str:
 def _figures(config: Mapping[str, Any], results: Mapping[str, Any] | None) -> str:
     if results is None:
         return "None were given. `item-jax evaluate` makes them.\n"
-    method = next(
+    own_name = next(
         (
-            m
-            for m in results["methods"].values()
+            name
+            for name, m in results["methods"].items()
             if settings_of(m["config"]) == settings_of(config)
         ),
         None,
     )
-    if method is None:
+    if own_name is None:
         raise ValueError(
             "the results are not of this method; they have "
             f"{', '.join(map(printable, results['methods']))}: run `item-jax evaluate` "
             "again"
         )
-    trained = set(config["training"]["generators"])
-    rows = []
-    for name, own in method["generators"].items():
-        star = "*" if name.split("/")[-1] in trained else ""
-        ends = own.get("interval_95") or {}
-        cells = " | ".join(_percent(own[f], ends.get(f)) for f in ("acc", "ap", "auc"))
-        rows.append(f"| {_text(name)}{star} | {own['n']:,} | {cells} |")
-    macro, ends = method["macro"], method.get("macro_interval_95") or {}
-    cells = " | ".join(
-        _percent(macro.get(f), ends.get(f)) for f in ("acc", "ap", "auc")
-    )
+    method = results["methods"][own_name]
+    shown = tables.figures_shown(results)
+
+    def row(label: str, counts, own, ends) -> str:
+        counted = (f"{counts[f'n_{k}']:,}" if counts else "" for k in LABELS)
+        cells = (_percent(own.get(f), (ends or {}).get(f)) for f in shown)
+        return f"| {' | '.join([label, *counted, *cells])} |"
+
+    rows = [
+        row(
+            _text(name + tables.star(results, name)),
+            *(own, own, own.get("interval_95")),
+        )
+        for name, own in method["generators"].items()
+    ]
+    for label, (name, counts) in tables.averages(results).items():
+        rows.append(row(label, counts, method[name], method[f"{name}_interval_95"]))
+    base = tables.chance(results)
+    if base:
+        rows.append(row(base[0], None, base[1], None))
+    head = ["generator", *LABELS, *(tables.SHOWN[figure] for figure in shown)]
     protocol = results["protocol"]
     notes = [
-        f"Protocol {_text(protocol['name'])}: {_text(protocol['images'])}. Percent, "
-        f"95% intervals; ACC at P(fake) > {_text(threshold(method))}; * trained on "
-        "this generator.",
+        f"Protocol {_text(protocol['name'])}: {_text(protocol['images'])}.",
+        *(_text(text) for text in tables.explained({**results, "method": own_name})),
+        *(_text(text) for text in tables.rests_on(results, method)),
+        *(_text(text) for text in tables.over_seeds(method)),
         *(f"Warning: {_text(text)}" for text in results["warnings"]),
     ]
     return "\n".join(
         [
-            "| generator | n | ACC | AP | AUC |",
-            "| --- | --- | --- | --- | --- |",
+            f"| {' | '.join(head)} |",
+            f"|{' --- |' * len(head)}",
             *rows,
-            f"| macro average | | {cells} |",
             "",
             "\n\n".join(notes),
             "",
@@ -170,6 +182,17 @@ def _percent(value: float | None, ends: Any) -> str:
         return "-"
     interval = f" ({100 * ends[0]:.1f} to {100 * ends[1]:.1f})" if ends else ""
     return f"{100 * value:.2f}{interval}"
+
+
+def _train_auc(config: Mapping[str, Any]) -> str:
+    fit = config.get("fit") or {}
+    if fit.get("train_auc") is None:
+        return "unknown"
+    return f"{fit['train_auc']:.3f}, on {fit['train_auc_images']:,} training images"
+
+
+def _number(images: int) -> str:
+    return f"{images:,}" if images else "not recorded"
 
 
 def _role(facts: Mapping[str, Any] | None) -> str:

@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 from scipy.fft import dctn, rfft2
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from item_jax.paired import delong_covariance
+from item_jax import statistics
 
 BLOCK = 8
 """Side of a DCT block: that of JPEG."""
@@ -84,8 +83,9 @@ def probe(x: np.ndarray, labels: np.ndarray) -> dict[str, Any] | None:
       labels: int `[n]`, real 0 and fake 1.
 
     Returns:
-      `auc`; `interval_95`, DeLong's, of these predictions (another choice of folds is
-      not in it); `n_real`, `n_fake`. None with fewer than ten images of a label.
+      `auc`; `interval_95` of these predictions (another choice of folds is not in
+      it); 0.5 and (0, 1) if they are all equal; `n_real`, `n_fake`. None with fewer
+      than ten images of a label.
     """
     counts = np.bincount(labels, minlength=2)
     if counts.min() < 2 * FOLDS:
@@ -93,11 +93,11 @@ def probe(x: np.ndarray, labels: np.ndarray) -> dict[str, Any] | None:
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
     p = cross_val_predict(model, x, labels, cv=folds, method="decision_function")
-    auc = float(roc_auc_score(labels, p))
-    half = 1.959963984540054 * float(delong_covariance(labels, [p])[1][0, 0]) ** 0.5
+    found = statistics.estimate(labels, {"all": np.arange(len(p))}, {"probe": p})
+    auc = found.figure(["probe"], "auc", "all")
     return {
-        "auc": auc,
-        "interval_95": (max(0.0, auc - half), min(1.0, auc + half)),
+        "auc": auc.value if auc else 0.5,
+        "interval_95": auc.ends if auc else (0.0, 1.0),
         "n_real": int(counts[0]),
         "n_fake": int(counts[1]),
     }

@@ -100,6 +100,8 @@ SIDEWAYS = 8
 def auc_bars(results: Mapping[str, Any]) -> Figure:
     """AUC per generator with its 95% interval, every method beside the first.
 
+    Below the name of a generator stands how many real and fake images it has.
+
     Args:
       results: of `item_jax.evaluate_methods`, or the parsed `results.json`.
     """
@@ -120,21 +122,30 @@ def auc_bars(results: Mapping[str, Any]) -> Figure:
         error = np.array(
             [(a - e[0], e[1] - a) if e else (0, 0) for a, e in zip(auc, ends)]
         ).T
-        error = np.maximum(error, 0)  # a bootstrap need not contain the figure itself
+        error = np.maximum(error, 0)  # an interval need not contain the figure itself
         options: dict[str, Any] = {"label": plain(cut(title)), "capsize": 2}
         if sideways:
             axis.barh(place, auc, 0.9 * width, xerr=error, **options)
         else:
             axis.bar(place, auc, 0.9 * width, yerr=error, **options)
-    labels = [plain(cut(name)) for name in names]
+    style: dict[str, Any] = {"color": "grey", "linewidth": 0.8, "linestyle": ":"}
+    style["label"] = "chance"
+    labels = [
+        f"{plain(cut(name))}{' ' if sideways else chr(10)}"
+        f"({own['n_real']:,} + {own['n_fake']:,})"
+        for name, own in results["generators"].items()
+    ]
+    counted = "images: real + fake, in brackets"
     if sideways:
-        axis.axvline(0.5, color="grey", linewidth=0.8, linestyle=":")
+        axis.axvline(0.5, **style)
+        axis.set_title(counted, fontsize="small")
         axis.set_yticks(np.arange(len(names)), labels)
         axis.set_ylim(len(names) - 0.5, -0.5)
         axis.set_xlim(0, 1.02)
         axis.set_xlabel("AUC")
     else:
-        axis.axhline(0.5, color="grey", linewidth=0.8, linestyle=":")
+        axis.axhline(0.5, **style)
+        axis.set_xlabel(counted, fontsize="small")
         axis.set_xticks(np.arange(len(names)), labels)
         axis.set_ylim(0, 1.02)
         axis.set_ylabel("AUC")

@@ -13,6 +13,7 @@ import hashlib
 import json
 import numbers
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -99,7 +100,8 @@ class Record:
       label: "real", "fake" or None when unknown.
       benchmark, generator, split: where the image belongs; "" when unknown. The real
         images a generator is tested against carry its name too.
-      caption: p of ITEM Eq. 1, or None when there is none.
+      caption: p of ITEM Eq. 1, or None when there is none; one that shows nothing, see
+        `is_blank`, becomes None.
       objects: the grounded objects of ITEM Eq. 5, all candidates the grounder stored.
       error: why a sidecar gave nothing usable for this image, or None.
 
@@ -138,7 +140,10 @@ class Record:
             raise ValueError(
                 f"objects of {self.key!r} are not a list: {self.objects!r}"
             )
-        object.__setattr__(self, "key", normalise_key(self.key))
+        if self.caption is not None and is_blank(self.caption):
+            object.__setattr__(self, "caption", None)
+        key = unicodedata.normalize("NFC", self.key.replace(os.sep, "/"))
+        object.__setattr__(self, "key", key)
         objects = tuple(
             o if isinstance(o, Object) else object_from_json(o)
             for o in self.objects or ()
@@ -158,8 +163,28 @@ class Record:
 
 
 def normalise_key(key: str) -> str:
-    """Returns a path as a key: `/` between its parts, Unicode NFC."""
-    return unicodedata.normalize("NFC", key.replace(os.sep, "/"))
+    """Returns a path, as other programs write it, as a key.
+
+    A key has `/` between its parts, no drive, no `/` in front, neither `.` nor `..`
+    (but for those that lead out of the root, which no image is read by) and is in
+    Unicode NFC: `C:\\data\\a.png`, `/data/a.png`, `./data/x/../a.png` are `data/a.png`.
+    """
+    path = re.sub(r"^[A-Za-z]:(?=/)", "", key.replace("\\", "/"))
+    parts: list[str] = []
+    for part in path.split("/"):
+        if part == ".." and parts and parts[-1] != "..":
+            parts.pop()
+        elif part not in ("", "."):
+            parts.append(part)
+    return unicodedata.normalize("NFC", "/".join(parts))
+
+
+def is_blank(text: str) -> bool:
+    """Whether a text shows nothing: blanks, control and zero-width characters."""
+    return all(
+        c.isspace() or unicodedata.category(c) in ("Cc", "Cf") or c in "\u2800\u3164"
+        for c in text
+    )
 
 
 def object_from_json(row: dict[str, Any]) -> Object:
@@ -191,6 +216,8 @@ def record_from_json(row: dict[str, Any]) -> Record:
             f"record {row['key']!r} has unknown fields {unknown}; "
             f"allowed: {', '.join(known)}"
         )
+    if isinstance(row["key"], str):
+        row = row | {"key": normalise_key(row["key"])}
     try:
         return Record(**row)
     except ValueError as e:

@@ -33,11 +33,13 @@ from item_jax.report_tables import escaped
 from item_jax.results import Results
 
 CAPTIONS = {
-    "auc": "AUC per generator with its 95% interval. 0.5 is chance.",
+    "auc": "AUC per generator with its 95% interval, and how many real and fake images "
+    "there are. 0.5 is chance.",
     "roc": "ROC of {first}, a line a generator. In the legend AUC, as in the table; "
     "the mean is the macro average.",
     "precision_recall": "Precision and recall of {first}, a line a generator. In the "
-    "legend AP, as in the table; the mean is the macro average.",
+    "legend AP, as in the table; the mean is the macro average. Chance is the share of "
+    "fakes.",
     "methods_roc": "ROC of each method, averaged over generators. In the legend the "
     "macro average of AUC, as in the table.",
     "methods_precision_recall": "Precision and recall of each method, averaged over "
@@ -129,6 +131,11 @@ def write(
             f"{sum(p.jpeg is not None for p in shown.values()):,} of "
             f"{len(results.rows):,} images have a picture here: the surest and the "
             "least sure of each method and generator."
+            + (
+                " Scores, verdicts and evidence are of the first training seed."
+                if any("seeds" in own for own in summary["methods"].values())
+                else ""
+            )
         ),
         data=_json(gallery.data(results, shown)),
     )
@@ -194,7 +201,7 @@ def _figures(results: Results) -> str:
         caption = escaped(CAPTIONS[name].format(first=first))
         start = _wide(inches) if name in WIDE else "<figure>"
         drawn.append(f"{start}{image}<figcaption>{caption}</figcaption></figure>")
-    return f'<div class="figures">\n{chr(10).join(drawn)}\n</div>'
+    return f'<div class="figures">\n{chr(10).join(drawn)}\n</div>' if drawn else ""
 
 
 def _wide(inches: float) -> str:

@@ -21,7 +21,7 @@ LIMITS = (
     "The figures hold for these generators, captions, boxes and towers. They say "
     "nothing about other generators, about edited photographs, or about one image.",
     "ACC depends on the threshold and on the share of fakes; AP on the share of fakes "
-    "alone. Compare them only on the same images.",
+    "too. Compare them only on the same images.",
 )
 
 
@@ -97,7 +97,7 @@ def facts(results: Mapping[str, Any], version: str) -> str:
         "failed",
         "First method": results["method"],
         "Protocol": f"{results['protocol']['name']}: {results['protocol']['images']}",
-        "Towers": f"{_last(embedding['tower']['name'])}, {embedding['dtype']}"
+        "Towers": f"{tables.last(embedding['tower']['name'])}, {embedding['dtype']}"
         + tables.altered(embedding),
         "Captions": (embedding["captioner"] or {}).get("id") or "unknown captioner",
         "Boxes": (embedding["grounder"] or {}).get("id") or "unknown grounder",
@@ -108,11 +108,6 @@ def facts(results: Mapping[str, Any], version: str) -> str:
         for name, value in entries.items()
     )
     return f'<dl class="facts">\n{chr(10).join(pairs)}\n</dl>'
-
-
-def _last(name: str) -> str:
-    """A folder by its last part: where it lies is nobody else's business."""
-    return name.rstrip("/").rpartition("/")[2] if name.startswith("/") else name
 
 
 def use(results: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
@@ -149,11 +144,12 @@ def generators(results: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
             f"<details><summary>{escaped(name)}</summary>\n"
             f"{_of_method(results, name)}</details>"
         )
-    below = [f"ACC at P(fake) > {tables.threshold(results['methods'][first])}"]
-    below.append("* trained on this generator")
-    below += tables.without_looking(results)
-    below += tables.resampled(results, results["methods"][first])
-    below += tables.left_out(results)
+    below = [
+        *tables.explained(results),
+        *tables.rests_on(results, results["methods"][first]),
+        *tables.over_seeds(results["methods"][first]),
+        *tables.left_out(results),
+    ]
     return "\n".join(
         [*parts, *(f'<p class="note">{escaped(text)}</p>' for text in below)]
     )
@@ -161,47 +157,44 @@ def generators(results: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
 
 def _of_method(results: Mapping[str, Any], name: str) -> str:
     method = results["methods"][name]
-    trained = set(method["config"]["training"]["generators"])
-    head = ["Generator", "n", "ACC", "AP", "AUC", "TPR at 5% FPR", "EER"]
-    head.append("cosine, fake - real")
+    shown = tables.figures_shown(results)
+    head = ["Generator", "real", "fake", *(tables.SHOWN[f] for f in shown)]
+    head += ["TPR at 5% FPR", "EER", "cosine, fake - real"]
+
+    def row(label: str, counts, own, ends, cosine: str = "") -> list[str]:
+        return [
+            label,
+            *(f"{counts[f'n_{k}']:,}" if counts else "" for k in LABELS),
+            *(percent(own.get(f), (ends or {}).get(f)) for f in shown),
+            percent(own.get("tpr_at_fpr_5")),
+            percent(own.get("eer")),
+            cosine,
+        ]
+
     rows = []
     for group, own in method["generators"].items():
-        ends = own.get("interval_95") or {}
-        star = "*" if group.split("/")[-1] in trained else ""
         means = results["cosine"].get(group, {})
         cosine = "-"
         if means.get("interval_95"):
             low, high = means["interval_95"]
             cosine = f"{means['difference']:+.4f} <small>{low:+.4f} to {high:+.4f}"
             cosine += "</small>"
-        rows.append(
-            [
-                escaped(group + star),
-                f"{own['n']:,}",
-                *(percent(own[f], ends.get(f)) for f in ("acc", "ap", "auc")),
-                percent(own.get("tpr_at_fpr_5")),
-                percent(own.get("eer")),
-                cosine,
-            ]
-        )
-    macro, ends = method["macro"], method.get("macro_interval_95") or {}
-    total = sum(own["n"] for own in method["generators"].values())
-    rows.append(
-        [
-            "macro average",
-            f"{total:,}",
-            *(percent(macro.get(f), ends.get(f)) for f in ("acc", "ap", "auc")),
-            percent(macro.get("tpr_at_fpr_5")),
-            percent(macro.get("eer")),
-            "",
-        ]
-    )
+        label = escaped(group + tables.star(results, group))
+        rows.append(row(label, own, own, own.get("interval_95"), cosine))
+    averages = tables.averages(results)
+    for label, (figures, counts) in averages.items():
+        ends = method[f"{figures}_interval_95"]
+        rows.append(row(label, counts, method[figures], ends))
+    base = tables.chance(results)
+    if base:
+        chance = base[1] | {"tpr_at_fpr_5": 0.05, "eer": 0.5}
+        rows.append(row(base[0], None, chance, None))
     caption = f"{escaped(name)}: percent, 95% intervals in small figures"
-    return table(caption, head, rows, total=1)
+    return table(caption, head, rows, total=len(averages) + bool(base))
 
 
 def methods(results: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
-    """What the methods are, macro averages, differences from the first, seeds."""
+    """What the methods are, their averages, differences from the first, seeds."""
     first, *others = results["methods"]
     about = [
         f"<li><strong>{escaped(name)}</strong>: {escaped(method['about'])}</li>"
@@ -210,21 +203,8 @@ def methods(results: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
     ]
     parts = [f"<ul>\n{chr(10).join(about)}\n</ul>"] if about and others else []
     if others:
-        head = ["Method", "ACC", "AP", "AUC", f"AUC less {escaped(first)}", "p (Holm)"]
-        marked = tables.other_trainings(results)
-        rows = []
-        for name, method in results["methods"].items():
-            macro, ends = method["macro"], method.get("macro_interval_95") or {}
-            own = method.get("difference", {}).get("macro", {}).get("auc")
-            rows.append(
-                [
-                    escaped(name) + "~" * (name in marked),
-                    *(percent(macro.get(f), ends.get(f)) for f in ("acc", "ap", "auc")),
-                    signed(own["value"], own["interval_95"]) if own else "-",
-                    p_value(own["p_holm"]) if own else "-",
-                ]
-            )
-        parts.append(table("macro averages over generators, percent", head, rows))
+        for label, (figures, counts) in tables.averages(results).items():
+            parts.append(_compared(results, label, figures, counts))
         below = tables.otherwise(results)
         parts += [f'<p class="note">{escaped(text.strip())}</p>' for text in below]
         parts.append(_paired(results, first, others))
@@ -234,25 +214,56 @@ def methods(results: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
     return "\n".join(filter(None, parts))
 
 
+def _compared(
+    results: Mapping[str, Any], label: str, figures: str, counts: Mapping[str, Any]
+) -> str:
+    """The methods by one of the averages over generators."""
+    shown = tables.figures_shown(results)
+    marked = tables.other_trainings(results)
+    head = ["Method", *(tables.SHOWN[f] for f in shown)]
+    head += [f"AUC less {escaped(results['method'])}", "p (Holm)", "training AUC"]
+    rows = []
+    for name, method in results["methods"].items():
+        macro, ends = method[figures], method[f"{figures}_interval_95"]
+        own = method.get("difference", {}).get(figures, {}).get("auc")
+        learnt = [auc for auc in method["train_auc"] if auc is not None]
+        rows.append(
+            [
+                escaped(name) + "~" * (name in marked),
+                *(percent(macro.get(f), ends.get(f)) for f in shown),
+                signed(own["value"], own["interval_95"]) if own else "-",
+                p_value(own["p_holm"]) if own else "-",
+                tables.span(learnt, ".3f") if learnt else "-",
+            ]
+        )
+    base = tables.chance(results) if figures == "macro" else None
+    if base:
+        rows.append([base[0], *(percent(base[1][f]) for f in shown), "", "", ""])
+    caption = (
+        f"{label} over {len(counts['generators'])} generators, percent; "
+        f"{counts['n_real']:,} real and {counts['n_fake']:,} fake images"
+    )
+    return table(caption, head, rows, total=bool(base))
+
+
 def _paired(results: Mapping[str, Any], first: str, others: Sequence[str]) -> str:
     """The differences of each method from the first on each generator."""
+    shown = tables.figures_shown(results)
     rows = []
     for name in others:
         found = results["methods"][name].get("difference", {}).get("generators", {})
         for group, figures in found.items():
             cells = [escaped(name), escaped(group)]
-            for figure in ("acc", "ap", "auc"):
+            for figure in shown:
                 own = figures.get(figure)
                 cells.append(signed(own["value"], own["interval_95"]) if own else "-")
                 cells.append(p_value(own["p_holm"]) if own else "-")
             rows.append(cells)
     if not rows:
         return ""
-    head = ["Method", "Generator", "ACC", "p", "AP", "p", "AUC", "p"]
-    caption = (
-        f"less {escaped(first)}, on the same images, percent; p adjusted by Holm: "
-        "McNemar (ACC), paired bootstrap (AP), DeLong (AUC)"
-    )
+    head = ["Method", "Generator"]
+    head += [cell for figure in shown for cell in (tables.SHOWN[figure], "p")]
+    caption = f"less {escaped(first)}, on the same images, percent; p adjusted by Holm"
     return (
         "<details><summary>Paired differences on each generator</summary>\n"
         f"{table(caption, head, rows, text=(1,))}</details>"
@@ -260,13 +271,14 @@ def _paired(results: Mapping[str, Any], first: str, others: Sequence[str]) -> st
 
 
 def _seeds(results: Mapping[str, Any], names: Sequence[str]) -> str:
+    shown = tables.figures_shown(results)
     rows = []
     for name in names:
         seeds = results["methods"][name]["seeds"]
         spread = {**seeds["generators"], "macro average": seeds["macro"]}
         for group, figures in spread.items():
             cells = [f"{escaped(name)}, {seeds['n']} seeds", escaped(group)]
-            for figure in ("acc", "ap", "auc"):
+            for figure in shown:
                 own = figures.get(figure)
                 ends = (own or {}).get("interval_95")
                 cells.append(
@@ -276,7 +288,7 @@ def _seeds(results: Mapping[str, Any], names: Sequence[str]) -> str:
                     else "-"
                 )
             rows.append(cells)
-    head = ["Method", "Generator", "ACC", "AP", "AUC"]
+    head = ["Method", "Generator", *(tables.SHOWN[figure] for figure in shown)]
     caption = "mean and standard deviation over seeds; 95% over seeds and images"
     return (
         "<details><summary>Several seeds</summary>\n"

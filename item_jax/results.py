@@ -19,6 +19,10 @@ _NEEDS: dict[str, type | tuple] = {
     "generators": dict,
     "macro": dict,
     "methods": dict,
+    "trained_on": dict,
+    "unseen": list,
+    "average": dict,
+    "average_unseen": dict,
     "cosine": dict,
     "counts": dict,
     "failures": list,
@@ -44,7 +48,8 @@ class Results:
         split, caption}; a label is None where unknown.
       labels: int `[n]`, real 0, fake 1, unknown -1.
       cosines: of image and caption, float `[n]`.
-      scores: P(fake) `[n]` by method, the first method first.
+      scores: P(fake) `[n]` by method, of its first seed; the first method first.
+      seeds: the same of every seed of a method, the first seed first.
       groups: row numbers by generator, as the figures of `summary` were computed on.
     """
 
@@ -53,6 +58,7 @@ class Results:
     labels: np.ndarray
     cosines: np.ndarray
     scores: dict[str, np.ndarray]
+    seeds: dict[str, list[np.ndarray]]
     groups: dict[str, np.ndarray]
 
 
@@ -65,9 +71,10 @@ def read(folder: str | Path) -> Results:
     """
     path, table = Path(folder) / "results.json", Path(folder) / "scores.csv"
     for file in (path, table):
-        if not file.is_file():
+        wrong = files.what_is_wrong(file)
+        if wrong:
             raise ValueError(
-                f"no results in {folder}: {file.name} is missing; `item-jax evaluate` "
+                f"no results in {folder}: {file.name} is {wrong}; `item-jax evaluate` "
                 "writes it"
             )
     summary = files.read_json(path)
@@ -77,10 +84,14 @@ def read(folder: str | Path) -> Results:
     if first not in methods:
         raise ValueError(f"{path}: 'methods' lacks the first method {first!r}")
     columns = {
-        name: "p_fake" if name == first else f"p_fake_{name}"
+        (name, k): column(name, first, number)
         for name in [first, *(n for n in methods if n != first)]
+        for k, number in enumerate(_seeds(methods[name], f"{path}: {name}"))
     }
-    rows, cosines, scores = _read_scores(table, columns)
+    rows, cosines, found_scores = _read_scores(table, columns)
+    seeds: dict[str, list[np.ndarray]] = {}
+    for (name, _), own in found_scores.items():
+        seeds.setdefault(name, []).append(own)
     if len(rows) != summary["counts"].get("done"):
         raise ValueError(
             f"{table} has {len(rows)} scored images, {path} says "
@@ -99,24 +110,47 @@ def read(folder: str | Path) -> Results:
             f"{table} and {path} are of different generators: run `item-jax evaluate` "
             "again"
         )
-    return Results(summary, rows, labels, cosines, scores, groups)
+    scores = {name: own[0] for name, own in seeds.items()}
+    return Results(summary, rows, labels, cosines, scores, seeds, groups)
+
+
+def column(name: str, first: str, seed: int | None = None) -> str:
+    """Returns the column of `scores.csv` with the scores of a method.
+
+    Args:
+      name: of the method.
+      first: the first method's, which has the plain column.
+      seed: the number of a further seed; None for the first one.
+    """
+    plain = "p_fake" if name == first else f"p_fake_{name}"
+    return plain if seed is None else f"{plain}@seed-{seed}"
+
+
+def _seeds(method: Mapping[str, Any], where: str) -> list[int | None]:
+    """The seeds of a method as `column` takes them."""
+    if "seeds" not in method:
+        return [None]
+    each = files.field(method, "seeds.each", list, where)
+    return [None, *(files.field(one, "seed", int, where) for one in each[1:])]
 
 
 def _read_scores(
-    path: Path, columns: Mapping[str, str]
-) -> tuple[list[dict[str, str | None]], np.ndarray, dict[str, np.ndarray]]:
+    path: Path, columns: Mapping[tuple[str, int], str]
+) -> tuple[list[dict[str, str | None]], np.ndarray, dict[tuple[str, int], np.ndarray]]:
     """The rows of the images that were scored, their cosines, scores by method."""
     names = ("key", "label", "benchmark", "generator", "split", "caption")
     rows: list[dict[str, str | None]] = []
     cosines: list[float] = []
-    scores: dict[str, list[float]] = {name: [] for name in columns}
+    scores: dict[tuple[str, int], list[float]] = {name: [] for name in columns}
     csv.field_size_limit(_CSV_LIMIT)
     with open(path, newline="", encoding="utf-8") as f:
         reader = csv.DictReader(f)
         wanted = [*names, "cosine", "status", *columns.values()]
         lacking = [n for n in wanted if n not in (reader.fieldnames or ())]
         if lacking:
-            raise ValueError(f"{path} has no column {lacking[0]!r}")
+            raise ValueError(
+                f"{path} has no column {lacking[0]!r}: run `item-jax evaluate` again"
+            )
         try:
             for row in reader:
                 if row["status"] != "done":
@@ -125,8 +159,8 @@ def _read_scores(
                 row["label"] = row["label"] or None
                 rows.append({name: row[name] for name in names})
                 cosines.append(_number(row["cosine"], "cosine", -1.001, 1.001, where))
-                for name, column in columns.items():
-                    scores[name].append(_number(row[column], column, 0, 1, where))
+                for of, named in columns.items():
+                    scores[of].append(_number(row[named], named, 0, 1, where))
         except csv.Error as e:
             raise ValueError(f"{path}, line {reader.line_num}: {e}") from e
     return (

@@ -6,19 +6,23 @@ from there into every method that is fitted on it.
 
     {"tower": {"name", "family", "checkpoint_sha256", "embed_dim", "image_size"},
      "dtype", "texts": {"clean"}, "data": {...}, "views": {...}, "neutralise": {...},
-     "perturb": {...},
+     "perturb": {...}, "outputs": {name: its shape for one image},
      "captioner": {"id", ...} or null, "grounder": {"id", ...} or null}
+
+`outputs` are those of the image tower beside the embedding, often none. A method keeps
+only those that it reads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from item_jax import files
 from item_jax.config import leaves, to_json
+from item_jax.fields import OUTPUTS
 from item_jax.images import MAX_PIXELS
 
 Embedding = dict[str, Any]
@@ -49,9 +53,15 @@ def embedding(towers: Any, config: ConfigDict, facts: Mapping[str, Any]) -> Embe
 
     Args:
       towers: `item_jax.towers.towers.Towers`, or an object with the same attributes.
-      config: `dtype` is that of the towers; `data`, `views`, `neutralise`, `perturb`.
+      config: `dtype` is that of the towers; `data`, `views`, `neutralise`, `perturb`
+        and `embed.outputs`.
       facts: of the data set: `captioner` and `grounder`, dictionaries or None.
+
+    Raises:
+      ValueError: for an output that the towers do not have.
     """
+    wanted = [name for name in OUTPUTS if name in config.embed.outputs]
+    shapes = towers.output_shapes(wanted) if wanted else {}
     stored: Embedding = {
         "tower": {
             "name": towers.name,
@@ -66,6 +76,7 @@ def embedding(towers: Any, config: ConfigDict, facts: Mapping[str, Any]) -> Embe
     stored |= {name: to_json(config[name]) for name in SECTIONS}
     for name in LOCATIONS:
         del stored["data"][name]
+    stored["outputs"] = {name: list(shape) for name, shape in shapes.items()}
     return stored | {role: facts.get(role) for role in ROLES}
 
 
@@ -78,7 +89,44 @@ def restore(stored: Embedding, config: ConfigDict) -> None:
         for name, value in stored[section].items():
             if name in config[section] and f"{section}.{name}" not in NOT_SCORES:
                 config[section][name] = value
+    config.embed.outputs = tuple(stored.get("outputs", ()))
     config.texts.clean = text_cleaning(stored)
+
+
+def with_outputs(stored: Embedding, names: Iterable[str]) -> Embedding:
+    """Returns the settings with only those outputs that a method reads.
+
+    Args:
+      stored: of a cache.
+      names: the method's `NEEDS`.
+    """
+    known = stored.get("outputs", {})
+    kept = {name: known[name] for name in known if name in set(names)}
+    return stored | {"outputs": kept}
+
+
+def check_outputs(what: str, names: Iterable[str], found: Iterable[str]) -> None:
+    """Refuses embeddings that lack outputs of the image tower.
+
+    Args:
+      what: the method's name, for the message.
+      names: what it reads, its `NEEDS`; names that are no outputs are not looked at.
+      found: the outputs that the embeddings have.
+
+    Raises:
+      ValueError: naming method and outputs, with the command to run.
+    """
+    needed = [name for name in OUTPUTS if name in set(names)]
+    found = list(found)
+    lacking = [name for name in needed if name not in found]
+    if lacking:
+        both = ",".join(name for name in OUTPUTS if name in {*needed, *found})
+        raise ValueError(
+            f"method {what!r} needs {' and '.join(lacking)} of the image tower, which "
+            f"these embeddings do not have. Embed with `item-jax embed --cache NAME "
+            f"--outputs {both}` and give --cache NAME to this command too; in Python "
+            "set config.embed.outputs"
+        )
 
 
 def text_cleaning(stored: Embedding) -> str:
@@ -97,7 +145,7 @@ def differing(stored: Embedding, found: Embedding) -> dict[str, tuple[Any, Any]]
 
     What is ignored is left out; None stands for a setting that one of them lacks.
     """
-    old, new = _compared(stored), _compared(found)
+    old, new = flat(stored), flat(found)
     return {
         name: (old.get(name), new.get(name))
         for name in dict.fromkeys((*old, *new))
@@ -126,14 +174,16 @@ def compare(stored: Embedding, found: Embedding, *, what: str) -> list[str]:
       among them.
 
     Raises:
-      ValueError: naming each setting of `REFUSED` that differs.
+      ValueError: naming each setting of `REFUSED` that differs, or each output of the
+        image tower that the method reads and the embeddings lack.
     """
-    old, new = _compared(stored), _compared(found)
+    check_outputs(what, stored.get("outputs", ()), found.get("outputs", ()))
+    old, new = flat(stored), flat(found)
     refused: list[str] = []
     warnings: list[str] = []
     for name in dict.fromkeys((*old, *new)):
         section = name.partition(".")[0]
-        if section in ROLES or name in NOT_SCORES:
+        if section in (*ROLES, "outputs") or name in NOT_SCORES:
             continue
         if old.get(name) != new.get(name):
             message = f"{name}: {what} has {old.get(name)!r}, found {new.get(name)!r}"
@@ -145,6 +195,25 @@ def compare(stored: Embedding, found: Embedding, *, what: str) -> list[str]:
             f"of {towers[1]}): {'; '.join(refused)}"
         )
     return warnings + compare_roles(stored, found, what=what)
+
+
+def but_for(varied: Iterable[str], found: Embedding, stored: Embedding) -> Embedding:
+    """Returns embeddings as they would be without what an experiment varies.
+
+    Args:
+      varied: settings, such as "perturb.severity", or whole sections.
+      found: of the embeddings at hand.
+      stored: of the method, whose values take the place of the varied ones.
+    """
+    out = dict(found)
+    for name in varied:
+        section, _, leaf = name.partition(".")
+        new, old = out[section], stored[section]
+        if not leaf or not isinstance(new, Mapping) or not isinstance(old, Mapping):
+            out[section] = old
+        elif leaf in old:
+            out[section] = {**new, leaf: old[leaf]}
+    return out
 
 
 def compare_roles(
@@ -182,7 +251,11 @@ def compare_roles(
     return warnings
 
 
-def _compared(stored: Embedding) -> dict[str, Any]:
+def flat(stored: Embedding) -> dict[str, Any]:
+    """Returns what two embeddings are compared by, `{"views.geometry": "item", ...}`.
+
+    What is ignored is left out, and what is None.
+    """
     known = {k: v for k, v in stored.items() if v is not None}
     known["texts"] = {"clean": text_cleaning(stored)}
     return {k: v for k, v in leaves(known).items() if k not in IGNORED}
@@ -261,6 +334,17 @@ def check(stored: Mapping[str, Any], where: object) -> None:
     """
     for name, kind in _SHAPE.items():
         files.field(stored, f"embedding.{name}", kind, where)
+    outputs = stored["embedding"].get("outputs", {})
+    if not isinstance(outputs, dict) or not all(
+        name in OUTPUTS
+        and isinstance(shape, list)
+        and all(type(n) is int and n > 0 for n in shape)
+        for name, shape in outputs.items()
+    ):
+        raise ValueError(
+            f"{where}: 'embedding.outputs' is {outputs!r}; expected shapes by name, of "
+            f"{', '.join(OUTPUTS)}"
+        )
     if "texts" in stored["embedding"]:
         files.field(stored, "embedding.texts.clean", str, where)
     for role in ROLES:

@@ -1,249 +1,115 @@
-"""Intervals: images drawn again, jointly for all generators and methods.
+"""Figures with intervals and p values: of generators, averages, seeds, differences.
 
-Generators often share real images, and methods are compared on the same images. So a
-replicate draws every image once and computes all figures of all generators and methods
-on that draw: intervals of averages and of differences are then as wide as they should
-be. Real and fake images are drawn apart, so that every replicate has as many of each
-as the test set. NumPy only; `item_jax.paired` has the tests.
+`estimate` takes scores; what it returns gives every figure as an `Interval`. An average
+over generators or training seeds, and a difference of two methods, is a weighted sum of
+figures that vary together, because generators share real images and methods are tested
+on the same ones. Each figure has its own score interval (`item_jax.influence`). The
+distances to its ends are added as standard errors are, with the correlations of the
+figures: "square and add", Newcombe (Statistics in Medicine 1998), Zou and Donner
+(Statistics in Medicine 2008). Seeds add the variance of their mean; the quantile is
+then the mean of the normal one and Student's, weighted by the variances (Cochran and
+Cox, 1950). A p value is the level at which the interval of a difference reaches zero,
+so the two never contradict each other. Nothing is drawn at random.
+
+How often 95% intervals cover the truth: `scripts/coverage.md`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from statistics import NormalDist
-from typing import Any
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.optimize import brentq
+from scipy.special import ndtri, stdtrit
 
+from item_jax import influence
+from item_jax.influence import FIGURES, NEEDS_RANKS, Cell
 from item_jax.metrics import THRESHOLD
-from item_jax.resampling import Curve, Mean, Side, Units
-
-FIGURES = ("acc", "ap", "auc")
-BIASED = ("ap",)
-"""Figures whose replicates are lower on average: images that repeat come in clumps."""
-
-REPLICATES = 2000
-"""With 200 the ends of an AUC interval move by 0.4 points with the random seed."""
 
 LEVEL = 0.95
+
 FEWEST = 2
-"""Fewer images (or clusters) of a class do not vary when they are drawn again."""
+"""Of fewer images of a class the variance is not known."""
 
-BLOCK = 50  # replicates that share a stream of random numbers
-CHUNK = 1 << 18  # weights that a thread holds at the same time, at least one replicate
+SMALLEST_P = 1e-12
+"""p values are no smaller; the normal distribution says nothing so far out."""
 
-Interval = tuple[float, float]
+CHUNK = 1 << 16  # images whose influences are multiplied at a time
+
+Name = TypeVar("Name", bound=Hashable)
+Groups = str | Sequence[str] | None
 
 
 @dataclasses.dataclass(frozen=True)
-class Replicates:
-    """Figures of every replicate, by column (a method, or one of its seeds).
+class Interval:
+    """A figure, an average or a difference, and what it rests on.
 
     Attributes:
-      groups: the names of the generators, in order.
-      values: float `[G, 3]` of each column: `FIGURES` on the images as they are; NaN
-        where left out.
-      draws: float `[G, 3, R]` of each column: the same on each replicate.
-      left_out: {column: {group: reason}}: the figures that cannot be computed. A
-        reason that concerns the scores leaves `acc` in.
-      means: {name: (float `[G]`, float `[G, R]`)}: differences of means, fake - real.
+      value: in [0, 1]; of a difference in [-1, 1].
+      low, high: ends of the interval. Where AP of few images is too high on average,
+        the interval lies lower than around the value.
+      level: probability that the interval holds the true value.
+      n_real, n_fake: images. One that several generators share counts once.
+      seeds: training seeds that `value` is the mean over. With one, the interval does
+        not say how far another seed would be.
+      std: standard deviation over seeds (n - 1); None for one seed and for differences.
+      p: two-sided, of a difference; below 1 - level if zero is outside the interval.
+      other_seeds: of the method that is subtracted, if this is a difference.
     """
 
-    groups: tuple[str, ...]
-    values: dict[Hashable, np.ndarray]
-    draws: dict[Hashable, np.ndarray]
-    left_out: dict[Hashable, dict[str, str]]
-    means: dict[str, tuple[np.ndarray, np.ndarray]]
+    value: float
+    low: float
+    high: float
+    level: float
+    n_real: int
+    n_fake: int
+    seeds: int = 1
+    std: float | None = None
+    p: float | None = None
+    other_seeds: int | None = None
 
-    def interval(self, column: Hashable, group: str, figure: str) -> Interval | None:
-        """Returns the 95% interval of a figure of a group; None where left out."""
-        at = self.groups.index(group), FIGURES.index(figure)
-        around = self.values[column][at] if figure in BIASED else None
-        return interval(self.draws[column][at], around=around)
+    @property
+    def ends(self) -> tuple[float, float]:
+        return self.low, self.high
 
-    def macro(self, column: Hashable, figure: str) -> tuple[float, Interval] | None:
-        """Returns the mean over groups, without those left out, and its interval."""
-        value, draws = self._of_groups(column, figure)
-        if not len(value):
-            return None
-        mean = float(value.mean())
-        found = interval(draws.mean(0), around=mean if figure in BIASED else None)
-        return (mean, found) if found else None
+    def covers(self) -> str:
+        """Says whose chance is in the interval, and whose is not."""
+        own = (
+            [self.seeds] if self.other_seeds is None else [self.seeds, self.other_seeds]
+        )
+        several = " and ".join(str(k) for k in own if k > 1)
+        if not several:
+            return "test images; not training seeds or the choice of training images"
+        one = " (one method has one seed)" if 1 in own else ""
+        return (
+            f"test images and {several} training seeds{one}; "
+            "not the choice of training images"
+        )
 
-    def minimum(
-        self, column: Hashable, figure: str
-    ) -> tuple[float, str, Interval] | None:
-        """Returns the least figure over groups, its group, and its interval.
-
-        The least of several noisy figures lies below the least of the true ones on
-        average, in the replicates more than in the figure itself: the interval is a
-        cautious one.
-        """
-        value, draws = self._of_groups(column, figure)
-        if not len(value):
-            return None
-        found = interval(draws.min(0))
-        name = self._kept(column, figure)[int(value.argmin())]
-        return (float(value.min()), name, found) if found else None
-
-    def difference(
-        self, column: Hashable, other: Hashable, figure: str, group: str | None = None
-    ) -> tuple[float, np.ndarray] | None:
-        """Returns `column` - `other` on the same images.
-
-        Args:
-          column, other: to compare.
-          figure: one of `FIGURES`.
-          group: None is the mean over the groups in which both have the figure.
-
-        Returns:
-          The difference, and that of each replicate, `[R]`; None if there is none.
-        """
-        f = FIGURES.index(figure)
-        value = (self.values[column] - self.values[other])[:, f]
-        draws = (self.draws[column] - self.draws[other])[:, f]
-        if group is not None:
-            g = self.groups.index(group)
-            kept = np.zeros(len(value), bool)
-            kept[g] = np.isfinite(value[g])
-        else:
-            kept = np.isfinite(value)
-        if not kept.any():
-            return None
-        return float(value[kept].mean()), draws[kept].mean(0)
-
-    def over_seeds(
-        self, columns: Sequence[Hashable], figure: str, *, seed: int = 0
-    ) -> dict[str, dict[str, float | Interval | None]]:
-        """Returns the mean over training seeds, and how far seeds and images move it.
-
-        Every replicate also draws the seeds again. Their deviations from the mean are
-        widened by sqrt(K / (K - 1)), without which K seeds would vary too little.
-
-        Args:
-          columns: one per seed, at least two.
-          figure: one of `FIGURES`.
-          seed: of the draws of seeds.
-
-        Returns:
-          {group: {"mean", "std" (over seeds, n - 1), "interval_95"}}, with "macro" as
-          one more group; a group that lacks the figure is left out.
-
-        Raises:
-          ValueError: for fewer than two seeds.
-        """
-        k = len(columns)
-        if k < 2:
-            raise ValueError(f"{k} seed: the spread over seeds needs two or more")
-        f = FIGURES.index(figure)
-        values = np.stack([self.values[c][:, f] for c in columns])  # [K, G]
-        draws = np.stack([self.draws[c][:, f] for c in columns])  # [K, G, R]
-        kept = np.isfinite(values).all(0)
-        if not kept.any():
-            return {}
-        values, draws = values[:, kept], draws[:, kept]
-        names = [g for g, keep in zip(self.groups, kept) if keep] + ["macro"]
-        values = np.concatenate([values, values.mean(1, keepdims=True)], 1)
-        draws = np.concatenate([draws, draws.mean(1, keepdims=True)], 1)
-        replicates = draws.shape[2]
-        drawn = np.random.default_rng(seed).integers(0, k, (k, replicates))
-        mean = draws.mean(0)
-        again = np.stack([draws[d, :, np.arange(replicates)] for d in drawn]).mean(0).T
-        spread = mean + (again - mean) * np.sqrt(k / (k - 1))
-        means = values.mean(0)
-        return {
-            name: {
-                "mean": float(means[g]),
-                "std": float(values[:, g].std(ddof=1)),
-                "interval_95": interval(
-                    spread[g], around=means[g] if figure in BIASED else None
-                ),
-            }
-            for g, name in enumerate(names)
-        }
-
-    def mean_difference(self, name: str, group: str) -> tuple[float, Interval] | None:
-        """Returns mean of the fakes - mean of the real images, and its interval."""
-        value, draws = (x[self.groups.index(group)] for x in self.means[name])
-        found = interval(draws)
-        return (float(value), found) if np.isfinite(value) and found else None
-
-    def _of_groups(self, column, figure) -> tuple[np.ndarray, np.ndarray]:
-        f = FIGURES.index(figure)
-        value = self.values[column][:, f]
-        kept = np.isfinite(value)
-        return value[kept], self.draws[column][kept, f]
-
-    def _kept(self, column, figure) -> list[str]:
-        value = self.values[column][:, FIGURES.index(figure)]
-        return [g for g, v in zip(self.groups, value) if np.isfinite(v)]
+    def to_json(self) -> dict[str, Any]:
+        """Returns the attributes that are not None, and `covers`."""
+        known = {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
+        return known | {"covers": self.covers()}
 
 
-def interval(
-    draws: np.ndarray, *, around: float | None = None, level: float = LEVEL
-) -> Interval | None:
-    """Returns the interval that replicates give.
-
-    The percentiles of the replicates; in simulations with normal scores they cover the
-    truth of ACC and AUC in 94 to 95% of the cases. Replicates of AP lie below it on
-    average, and their percentiles cover 88 to 92% with 50 images of a class. Said what
-    value they lie around, the interval is that of a normal distribution on the logit
-    scale, moved by the bias of the replicates: it covers 93.5 to 96% with 150 and more
-    images of a class, 90 to 97% with 50 or 100.
-
-    Args:
-      draws: float `[R]`. NaN are replicates without the figure, such as those in which
-        clusters left a class empty.
-      around: the figure of the images as they are, if it is an AP; with 1 and 0 the
-        percentiles are taken.
-      level: share of the replicates inside, in (0, 1).
-
-    Returns:
-      (low, high); None without replicates, or if more than 1 in 20 lacks the figure.
-    """
-    finite = draws[np.isfinite(draws)]
-    if not len(finite) or len(finite) < 0.95 * len(draws):
-        return None
-    inside = finite[(finite > 0) & (finite < 1)]
-    if around is None or not 0 < around < 1 or not len(inside):
-        low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
-        return float(low), float(high)
-    # A replicate of exactly 1 counts as the best one below it.
-    logits = _logit(np.clip(finite, inside.min(), inside.max()))
-    centre = 2 * _logit(around) - logits.mean()
-    reach = NormalDist().inv_cdf((1 + level) / 2) * logits.std()
-    low, high = 1 / (1 + np.exp(-(centre + np.array([-reach, reach]))))
-    return float(low), float(high)
-
-
-def _logit(x: ArrayLike) -> np.ndarray:
-    return np.log(x) - np.log1p(-np.asarray(x))
-
-
-def why_none(
-    labels: np.ndarray, scores: np.ndarray, clusters: np.ndarray | None = None
-) -> tuple[str, bool] | None:
+def why_none(labels: np.ndarray, scores: np.ndarray) -> tuple[str, bool] | None:
     """Says why a group has no AP and AUC with an interval.
 
     Args:
       labels: int `[n]`, real 0 and fake 1.
       scores: float `[n]`.
-      clusters: int `[n]`, of images that are drawn together.
 
     Returns:
       The reason and whether the group has an accuracy nevertheless; None if nothing is
       wrong.
     """
     for label, name in enumerate(("real", "fake")):
-        own = labels == label
-        count = own.sum() if clusters is None else len(np.unique(clusters[own]))
+        count = int((labels == label).sum())
         if count < FEWEST:
-            what = "image" if clusters is None else "cluster"
-            found = f"{count} {name} {what}" if count else f"no {name} {what}"
+            found = f"{count or 'no'} {name} image"
             return f"{found}; at least {FEWEST} of each class are needed", False
     wrong = int((~np.isfinite(scores)).sum())
     if wrong:
@@ -253,133 +119,347 @@ def why_none(
     return None
 
 
-def resample(
+def estimate(
     labels: ArrayLike,
-    groups: Mapping[str, np.ndarray],
+    groups: Mapping[str, ArrayLike],
     columns: Mapping[Any, ArrayLike],
     *,
     thresholds: Mapping[Any, float] | None = None,
     means: Mapping[str, ArrayLike] | None = None,
-    clusters: ArrayLike | None = None,
-    replicates: int = REPLICATES,
-    seed: int = 0,
-    threads: int = 0,
-) -> Replicates:
-    """Draws the images of all groups again and computes every figure on each draw.
+) -> Estimates:
+    """Takes scores, to give figures of groups with intervals.
 
     Args:
       labels: int `[N]`, real 0, fake 1; images of no group may have any other.
       groups: row numbers, int, by name; a row may belong to several.
-      columns: scores, float `[N]`, higher for fake.
+      columns: scores, float `[N]`, higher for fake; one for each method and seed.
       thresholds: of each column, for `acc`; `metrics.THRESHOLD` by default.
       means: values, float `[N]`, whose means of fake and real are compared.
-      clusters: int `[N]`: images of one number are drawn together, such as a real image
-        and the fake made from it; by default each image is drawn by itself.
-      replicates: R.
-      seed: the same seed gives the same replicates, whatever the number of threads.
-      threads: 0 is one per processor.
 
     Raises:
-      ValueError: for arrays of different lengths, row numbers or labels that do not
-        exist, or fewer than one replicate.
+      ValueError: for arrays of different lengths, or row numbers or labels that do not
+        exist.
     """
     labels = np.asarray(labels)
     scores = {name: np.asarray(x, np.float64) for name, x in columns.items()}
     values = {name: np.asarray(x, np.float64) for name, x in (means or {}).items()}
-    of = None if clusters is None else np.asarray(clusters)
-    _check(labels, groups, [*scores.values(), *values.values()], of, replicates)
-    thresholds = thresholds or {}
-    units = Units(labels, groups, next(iter(scores.values()), None), of)
-    # From here on rows are those of some group, in the order in which they are drawn.
-    rows, labels = units.rows, labels[units.rows]
-    place = np.zeros(len(units.used), np.int64)
-    place[rows] = np.arange(len(rows))
-    groups = {name: place[index] for name, index in groups.items()}
-    scores = {name: own[rows] for name, own in scores.items()}
-    values = {name: own[rows] for name, own in values.items()}
-    of = None if of is None else of[rows]
-    curves: list[tuple[Hashable, int, Curve]] = []
-    left_out: dict[Hashable, dict[str, str]] = {}
-    shape = len(groups), len(FIGURES)
-    for name, own in scores.items():
-        left_out[name] = {}
-        sides: dict[bytes, Side] = {}
-        for g, (group, index) in enumerate(groups.items()):
-            why = why_none(labels[index], own[index], None if of is None else of[index])
-            if why is not None:
-                left_out[name][group] = why[0]
-                if not why[1]:
-                    continue
-            real, fake = (index[labels[index] == label] for label in (0, 1))
-            side = sides.setdefault(real.tobytes(), Side(real, own))
-            threshold = thresholds.get(name, THRESHOLD)
-            curve = Curve(side, Side(fake, own), threshold, ranks=why is None)
-            curves.append((name, g, curve))
-    differences = [
-        (name, g, Mean(index[labels[index] == 1], own), real)
-        for name, own in values.items()
-        for real, g, index in _with_real_means(labels, groups, own)
-    ]
-
-    def figures(weights: np.ndarray, out: dict, at: slice) -> None:
-        cumulative: dict[int, np.ndarray] = {}
-        for name, g, curve in curves:
-            out[name][g, :, at] = curve(weights, cumulative)
-        known: dict[int, np.ndarray] = {}
-        for name, g, fake, real in differences:
-            if id(real) not in known:
-                known[id(real)] = real(weights)
-            out["mean", name][g, at] = fake(weights) - known[id(real)]
-
-    def empty(count: int) -> dict:
-        out = {name: np.full((*shape, count), np.nan) for name in scores}
-        return out | {("mean", n): np.full((shape[0], count), np.nan) for n in values}
-
-    once, draws = empty(1), empty(replicates)
-    figures(np.ones((1, len(labels)), np.int32), once, slice(0, 1))
-    starts = range(0, replicates, BLOCK)
-    seeds = np.random.SeedSequence(seed).spawn(len(starts))
-
-    def block(start: int, own: np.random.SeedSequence) -> None:
-        streams = units.streams(own)
-        count = min(BLOCK, replicates - start)
-        step = max(1, CHUNK // max(1, len(labels)))
-        with np.errstate(divide="ignore", invalid="ignore"):  # a class that is empty
-            for i in range(0, count, step):
-                many = min(step, count - i)
-                at = slice(start + i, start + i + many)
-                figures(units.draw(streams, many), draws, at)
-
-    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
-        list(pool.map(block, starts, seeds))
-    return Replicates(
-        groups=tuple(groups),
-        values={name: once[name][..., 0] for name in scores},
-        draws={name: draws[name] for name in scores},
-        left_out=left_out,
-        means={n: (once["mean", n][:, 0], draws["mean", n]) for n in values},
-    )
+    rows = {name: np.sort(np.asarray(x, np.int64)) for name, x in groups.items()}
+    _check(labels, rows, [*scores.values(), *values.values()])
+    return Estimates(labels, rows, scores, dict(thresholds or {}), values)
 
 
-def _with_real_means(labels, groups, values) -> Iterator[tuple[Mean, int, np.ndarray]]:
-    """The groups that have a mean of each class, with that of their real images."""
-    real_means: dict[bytes, Mean] = {}
-    for g, index in enumerate(groups.values()):
-        why = why_none(labels[index], values[index])
-        if why is None or why[1]:  # equal values have no ranks, but they have means
-            real = index[labels[index] == 0]
-            yield real_means.setdefault(real.tobytes(), Mean(real, values)), g, index
+class Estimates:
+    """Figures of columns of scores on groups of images.
+
+    Attributes:
+      groups: the names of the groups, in order.
+      left_out: {column: {group: reason}}: the figures that cannot be computed. A
+        reason that concerns the scores leaves the accuracies in.
+    """
+
+    def __init__(self, labels, rows, scores, thresholds, values):
+        self.groups: tuple[str, ...] = tuple(rows)
+        self._labels, self._rows = labels, rows
+        self._scores, self._thresholds, self._values = scores, thresholds, values
+        self._cells: dict[tuple, Cell] = {}
+        self._why = {
+            name: {g: why_none(labels[at], own[at]) for g, at in rows.items()}
+            for name, own in scores.items()
+        }
+        self.left_out: dict[Hashable, dict[str, str]] = {
+            name: {g: why[0] for g, why in found.items() if why}
+            for name, found in self._why.items()
+        }
+
+    def value(self, column: Hashable, figure: str, group: str) -> float | None:
+        """Returns a figure of a group; None where left out."""
+        cell = self._cell(column, figure, group)
+        return None if cell is None else cell.value
+
+    def averaged(
+        self, columns: Sequence[Hashable], figure: str, groups: Groups = None
+    ) -> list[str]:
+        """Returns the groups that a figure is averaged over: those that have it.
+
+        Args:
+          columns: that must all have it.
+          figure: one of `FIGURES`.
+          groups: to choose from; None is all.
+        """
+        names = [groups] if isinstance(groups, str) else groups
+        return [
+            name
+            for name in (self.groups if names is None else names)
+            if all(self._has(column, figure, name) for column in columns)
+        ]
+
+    def figure(
+        self,
+        columns: Sequence[Hashable],
+        figure: str,
+        group: Groups = None,
+        *,
+        level: float = LEVEL,
+    ) -> Interval | None:
+        """Returns a figure of a method, with the images and its seeds in the interval.
+
+        Args:
+          columns: the seeds of the method, one or more; the value is their mean.
+          figure: one of `FIGURES`.
+          group: its name; several, or None for all, give the unweighted mean over those
+            that have the figure.
+          level: of the interval, in (0, 1).
+
+        Returns:
+          The figure; None if no group has it.
+
+        Raises:
+          ValueError: without a column.
+        """
+        return self._sum([columns], figure, group, level)
+
+    def difference(
+        self,
+        columns: Sequence[Hashable],
+        others: Sequence[Hashable],
+        figure: str,
+        group: Groups = None,
+        *,
+        level: float = LEVEL,
+    ) -> Interval | None:
+        """Returns how much higher a figure of `columns` is than that of `others`.
+
+        Both are of the same images, and means over their own seeds, which are taken for
+        independent of each other.
+
+        Args:
+          columns, others: the seeds of each method, one or more.
+          figure, group, level: as in `figure`.
+        """
+        return self._sum([columns, others], figure, group, level)
+
+    def minimum(
+        self, columns: Sequence[Hashable], figure: str, *, level: float = LEVEL
+    ) -> tuple[Interval, str] | None:
+        """Returns the least figure over groups, and its group.
+
+        The interval is that of the least true figure, whichever group it is of, not of
+        that group: its low end is the least of all low ends, its high end the least of
+        all high ends at a level that allows for the number of groups (Bonferroni).
+        """
+        names = self.averaged(columns, figure)
+        if not names:
+            return None
+        strict = 1 - (1 - level) / len(names)
+        each = [self._sum([columns], figure, name, level) for name in names]
+        high = [self._sum([columns], figure, name, strict) for name in names]
+        least = int(np.argmin([found.value for found in each]))
+        interval = dataclasses.replace(
+            each[least],
+            low=min(found.low for found in each),
+            high=min(found.high for found in high),
+        )
+        return interval, names[least]
+
+    def mean_difference(
+        self, name: str, group: str, *, level: float = LEVEL
+    ) -> Interval | None:
+        """Returns mean of the fakes - mean of the real images (Welch 1947)."""
+        at = self._rows[group]
+        labels, values = self._labels[at], self._values[name][at]
+        why = why_none(labels, values)
+        if why is not None and not why[1]:
+            return None
+        sides = [values[labels == label] for label in (1, 0)]
+        difference = float(sides[0].mean() - sides[1].mean())
+        errors = [float(own.var(ddof=1)) / len(own) for own in sides]
+        reach = 0.0
+        if sum(errors) > 0:
+            degrees = _welch(errors, [len(own) - 1 for own in sides])
+            reach = -float(stdtrit(degrees, (1 - level) / 2)) * sum(errors) ** 0.5
+        n_fake, n_real = map(len, sides)
+        ends = difference - reach, difference + reach
+        return Interval(difference, *ends, level, n_real, n_fake)
+
+    def _has(self, column: Hashable, figure: str, group: str) -> bool:
+        if figure not in FIGURES:
+            raise ValueError(f"no figure {figure!r}; those with intervals: {FIGURES}")
+        why = self._why[column][group]
+        return why is None or (why[1] and figure not in NEEDS_RANKS)
+
+    def _cell(self, column: Hashable, figure: str, group: str) -> Cell | None:
+        if not self._has(column, figure, group):
+            return None
+        key = column, figure, group
+        if key not in self._cells:
+            at = self._rows[group]
+            threshold = self._thresholds.get(column, THRESHOLD)
+            scores = self._scores[column][at]
+            self._cells[key] = influence.cell(
+                self._labels[at], scores, figure, threshold
+            )
+        return self._cells[key]
+
+    def _sum(
+        self, sides: Sequence[Sequence[Hashable]], figure: str, group: Groups, level
+    ) -> Interval | None:
+        """The first side's mean over seeds and groups, less the second's."""
+        if not 0 < level < 1:
+            raise ValueError(f"level {level!r} is not in (0, 1)")
+        if not all(sides):
+            raise ValueError("a figure needs one column or more")
+        names = self.averaged([c for side in sides for c in side], figure, group)
+        if not names:
+            return None
+        cells: list[Cell] = []
+        rows: list[np.ndarray] = []
+        weights: list[float] = []
+        value = centre = 0.0
+        seeds: list[tuple[float, int]] = []  # variance of the mean over seeds, degrees
+        std = None
+        for side, sign in zip(sides, (1, -1)):
+            own = [[self._cell(c, figure, name) for name in names] for c in side]
+            k = len(side)
+            value += sign * float(np.mean([[c.value for c in row] for row in own]))
+            by_seed = [np.mean([c.centre for c in row]) for row in own]
+            centre += sign * float(np.mean(by_seed))
+            if k > 1:
+                seeds.append((float(np.var(by_seed, ddof=1)) / k, k - 1))
+                std = float(
+                    np.std([np.mean([c.value for c in row]) for row in own], ddof=1)
+                )
+            for row in own:
+                cells += row
+                rows += [self._rows[name] for name in names]
+                weights += [sign / (k * len(names))] * len(names)
+        total = _Sum(cells, np.array(weights), _products(cells, rows), centre, seeds)
+        bounds = (0.0, 1.0) if len(sides) == 1 else (-1.0, 1.0)
+        low, high = (min(max(x, bounds[0]), bounds[1]) for x in total.ends(1 - level))
+        images = np.unique(np.concatenate([self._rows[name] for name in names]))
+        n_fake = int((self._labels[images] == 1).sum())
+        pair = len(sides) == 2
+        return Interval(
+            value=value,
+            low=low,
+            high=high,
+            level=level,
+            n_real=len(images) - n_fake,
+            n_fake=n_fake,
+            seeds=len(sides[0]),
+            std=None if pair else std,
+            p=total.p() if pair else None,
+            other_seeds=len(sides[1]) if pair else None,
+        )
 
 
-def _check(labels, groups, arrays, clusters, replicates) -> None:
-    if replicates < 1:
-        raise ValueError(f"{replicates} replicates; at least 1 is needed")
-    more = arrays if clusters is None else [*arrays, clusters]
-    shapes = [list(x.shape) for x in (labels, *more)]
+@dataclasses.dataclass(frozen=True)
+class _Sum:
+    """A weighted sum of figures that vary together.
+
+    Attributes:
+      cells: the figures.
+      weights: float `[C]`.
+      correlations: float `[C, C]`.
+      centre: the sum of what the figures lie around.
+      seeds: of each method with several seeds, the variance that they give the sum, and
+        its degrees of freedom.
+    """
+
+    cells: list[Cell]
+    weights: np.ndarray
+    correlations: np.ndarray
+    centre: float
+    seeds: list[tuple[float, int]]
+
+    def ends(self, outside: float) -> tuple[float, float]:
+        """Returns the interval outside which the truth lies with a probability."""
+        found = {id(c): c.ends(outside) for c in self.cells}
+        low, high = np.array([found[id(c)] for c in self.cells]).T
+        middle = np.array([c.centre for c in self.cells])
+        plus = self.weights > 0
+        down = self.weights * np.where(plus, middle - low, high - middle)
+        up = self.weights * np.where(plus, high - middle, middle - low)
+        if not plus.all():
+            # Errors that two methods share cancel only if both have one length.
+            down = up = (
+                self.weights * (((middle - low) ** 2 + (high - middle) ** 2) / 2) ** 0.5
+            )
+        return (
+            self.centre - self._reach(down, outside),
+            self.centre + self._reach(up, outside),
+        )
+
+    def _reach(self, parts: np.ndarray, outside: float) -> float:
+        images = max(0.0, float(parts @ self.correlations @ parts))
+        variances, degrees = zip(*self.seeds) if self.seeds else ((), ())
+        if not sum(variances):
+            return images**0.5
+        normal = -float(ndtri(outside / 2))
+        student = -float(stdtrit(_welch(variances, degrees), outside / 2))
+        own = images / normal**2
+        total = own + sum(variances)
+        return (normal * own + student * sum(variances)) / total**0.5
+
+    def p(self) -> float:
+        """Returns the p at which the interval reaches zero."""
+        if self.centre == 0:
+            return 1.0
+        side = 0 if self.centre > 0 else 1
+
+        def end(log_p: float) -> float:
+            return self.ends(np.exp(log_p))[side]
+
+        lowest, highest = np.log(SMALLEST_P), np.log(1 - 1e-9)
+        if (end(lowest) > 0) == (self.centre > 0):
+            return SMALLEST_P
+        if (end(highest) > 0) != (self.centre > 0):
+            return 1.0
+        return float(np.exp(brentq(end, lowest, highest, xtol=1e-6)))
+
+
+def _welch(variances: Sequence[float], degrees: Sequence[int]) -> float:
+    """Degrees of freedom of a sum of variances (Welch 1947, Satterthwaite 1946)."""
+    each = sum(v**2 / d for v, d in zip(variances, degrees))
+    return sum(variances) ** 2 / each
+
+
+def _products(cells: Sequence[Cell], rows: Sequence[np.ndarray]) -> np.ndarray:
+    """Products of the influences of figures over the images that they share.
+
+    Args:
+      cells: the figures.
+      rows: of each, the images, increasing.
+
+    Returns:
+      float `[C, C]`, with 1 on the diagonal.
+    """
+    out = np.zeros((len(cells), len(cells)))
+    last = max(int(own[-1]) for own in rows)
+    for start in range(0, last + 1, CHUNK):
+        block = np.zeros((len(cells), min(CHUNK, last + 1 - start)))
+        for i, (cell, own) in enumerate(zip(cells, rows)):
+            a, b = np.searchsorted(own, [start, start + CHUNK])
+            block[i, own[a:b] - start] = cell.influence[a:b]
+        out += block @ block.T
+    np.fill_diagonal(out, 1)
+    return out
+
+
+def holm(p: Mapping[Name, float]) -> dict[Name, float]:
+    """Adjusts p values of a family of tests (Holm, 1979): step-down Bonferroni."""
+    adjusted: dict[Name, float] = {}
+    most = 0.0
+    for k, name in enumerate(sorted(p, key=lambda name: p[name])):
+        most = max(most, min(1.0, (len(p) - k) * p[name]))
+        adjusted[name] = most
+    return {name: adjusted[name] for name in p}
+
+
+def _check(labels, groups, arrays) -> None:
+    shapes = [list(x.shape) for x in (labels, *arrays)]
     if labels.ndim != 1 or any(shape != shapes[0] for shape in shapes):
-        raise ValueError(f"labels, scores and clusters must be [N], found {shapes}")
+        raise ValueError(f"labels and scores must be [N], found {shapes}")
     for name, index in groups.items():
-        index = np.asarray(index)
         if len(index) and not (0 <= index.min() and index.max() < len(labels)):
             raise ValueError(f"group {name!r} has rows that do not exist")
         if len(np.unique(index)) != len(index):

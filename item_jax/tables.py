@@ -1,97 +1,200 @@
-"""Results as tables for people, at most 100 columns wide; figures in percent."""
+"""Results as tables for people, 80 columns wide; figures in percent."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from item_jax import files
 from item_jax.config import leaves
-from item_jax.statistics import FEWEST
+from item_jax.protocol import generators_text
+
+WIDE = 80
+"""Columns of a table."""
 
 WIDEST = 24
-"""Longer names of generators and methods are cut."""
+"""Longer names of generators and methods are cut in figures; tables cut sooner."""
+
+SHOWN = {
+    "acc": "ACC",
+    "balanced_acc": "bal.ACC",
+    "ap": "AP",
+    "ap_balanced": "AP(1/2)",
+    "auc": "AUC",
+}
+"""The figures of a table by what they are called."""
 
 
 def table(results: Mapping[str, Any]) -> str:
     """Returns the results of `item_jax.evaluate_methods` as text.
 
-    A line for each generator, their average, a line for each other method, and notes
-    on what the figures rest on.
+    A line for each generator, their averages, what chance gives, a line for each other
+    method, and notes on what the figures rest on.
     """
     first = results["method"]
     others = [name for name in results["methods"] if name != first]
     lines = _generators(results)
     if others:
         lines += ["", *_others(results, others)]
-    return "\n".join([*lines, "", *_notes(results)])
+    cosines = _cosines(results)
+    if cosines:
+        lines += ["", *cosines]
+    notes = [_wrapped(note) for note in _notes(results)]
+    return "\n".join([*lines, "", *notes])
+
+
+def _wrapped(note: str) -> str:
+    start = note[: len(note) - len(note.lstrip())]
+    return textwrap.fill(
+        note.strip(),
+        WIDE,
+        initial_indent=start,
+        subsequent_indent=start + "  ",
+        break_long_words=False,  # keys and paths are to be copied
+        break_on_hyphens=False,
+    )
+
+
+def figures_shown(results: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the figures of a table.
+
+    Balanced accuracy, and AP as it would be with as many real images as fakes, stand
+    beside ACC and AP where a generator has not as many of each.
+    """
+    if all(own["n_real"] == own["n_fake"] for own in results["generators"].values()):
+        return "acc", "ap", "auc"
+    return tuple(SHOWN)
+
+
+def averages(results: Mapping[str, Any]) -> dict[str, tuple[str, Mapping[str, Any]]]:
+    """Returns the averages of a table by label.
+
+    Returns:
+      {label: (name of the figures in a method's results, what they are over)}; that of
+      the unseen generators where some are unseen and some are not.
+    """
+    found = {"macro average": ("macro", results["average"])}
+    if 0 < len(results["unseen"]) < len(results["average"]["generators"]):
+        found["macro, unseen"] = ("macro_unseen", results["average_unseen"])
+    return found
+
+
+def chance(results: Mapping[str, Any]) -> tuple[str, dict[str, float]] | None:
+    """Returns what no detector has to be better than, averaged over generators.
+
+    ACC is that of calling every image by the more frequent label, AP the share of
+    fakes, and the others are one half.
+
+    Returns:
+      A label and the figures of `SHOWN`; None without an average.
+    """
+    macro = results["macro"]
+    if not results["average"]["generators"]:
+        return None
+    own = [results["generators"][name] for name in results["average"]["generators"]]
+    classes = {each["majority_class"] for each in own} - {""}
+    label = "chance"
+    if classes:
+        label = "majority class"
+        if len(classes) == 1:
+            label = f"always {classes.pop()}"
+    half = dict.fromkeys(("balanced_acc", "ap_balanced", "auc"), 0.5)
+    return label, {"acc": macro["majority"], "ap": macro["ap_chance"], **half}
+
+
+def star(results: Mapping[str, Any], group: str) -> str:
+    """Returns `*` for a generator that a method here was trained on."""
+    return "*" if results["trained_on"].get(group) else ""
+
+
+def counts_text(results: Mapping[str, Any]) -> str:
+    """Returns how many images of each label a generator has, for a figure."""
+    parts = []
+    for label in ("real", "fake"):
+        counts = {own[f"n_{label}"] for own in results["generators"].values()} or {0}
+        parts.append(f"{span(counts, ',')} {label}")
+    each = " a generator" if len(results["generators"]) > 1 else ""
+    return f"{' + '.join(parts)} images{each}"
 
 
 def _generators(results: Mapping[str, Any]) -> list[str]:
     method = results["methods"][results["method"]]
-    trained = set(method["config"]["training"]["generators"])
+    shown = figures_shown(results)
+    most = max(
+        [results["average"]["n"], *(s["n"] for s in results["generators"].values())]
+    )
+    count = max(6, len(str(most)) + 1)
+    figures = {name: len(SHOWN[name]) + 1 for name in shown}
+    figures = {name: max(7, width) for name, width in figures.items()}
+    widest = WIDE - 2 * count - sum(figures.values()) - len("  95.1-100.0")
+    base = chance(results)
+    labels = [*averages(results), *([base[0]] if base else [])]
     names = {
-        name: name + ("*" if name.split("/")[-1] in trained else "")
-        for name in results["generators"]
+        name: cut(name, widest - 2) + star(results, name)
+        for name in method["generators"]
     }
-    wide = _width([*map(cut, names.values()), "macro average"])
-    title = f"{'generator':<{wide}}{'n':>8}{'ACC':>8}{'AP':>8}{'AUC':>8}  {'95%':<11}"
-    cosine = results["cosine"]
-    directed = any("direction" in means for means in cosine.values())
-    lines = [(title + ("  cosine, fake - real" if directed else "")).rstrip()]
+    wide = _width([*names.values(), *labels, "generator"])
+    heads = "".join(f"{SHOWN[name]:>{width}}" for name, width in figures.items())
+    lines = [f"{'generator':<{wide}}{'real':>{count}}{'fake':>{count}}{heads}  AUC 95%"]
 
-    def line(name: str, n: int, figures, interval, direction: str = "") -> str:
-        own = "".join(_percent(figures.get(k), 8) for k in ("acc", "ap", "auc"))
-        start = f"{cut(name):<{wide}}{n:>8}{own}  {_interval(interval):<11}"
-        return f"{start}  {direction}".rstrip()
+    def line(name: str, counts, own, interval) -> str:
+        n = "".join(f"{counts.get(k, ''):>{count}}" for k in ("n_real", "n_fake"))
+        values = "".join(_percent(own.get(k), width) for k, width in figures.items())
+        return f"{name:<{wide}}{n}{values}  {_interval(interval)}".rstrip()
 
-    for name, shown in names.items():
-        summary = results["generators"][name]
-        interval = summary.get("interval_95", {}).get("auc")
-        lines.append(
-            line(shown, summary["n"], summary, interval, _direction(cosine[name]))
-        )
-    total = sum(s["n"] for s in results["generators"].values())
-    interval = method.get("macro_interval_95", {}).get("auc")
-    lines.append(line("macro average", total, results["macro"], interval))
+    for name, label in names.items():
+        own = results["generators"][name]
+        lines.append(line(label, own, own, own.get("interval_95", {}).get("auc")))
+    for label, (name, counts) in averages(results).items():
+        interval = method[f"{name}_interval_95"].get("auc")
+        lines.append(line(label, counts, method[name], interval))
+    if base:
+        lines.append(line(base[0], {}, base[1], None))
     return lines
 
 
 def _others(results: Mapping[str, Any], others: Sequence[str]) -> list[str]:
     """A line for each other method: its average and how it differs from the first."""
     marked = other_trainings(results)
-    shown = {name: cut(name) + "~" * (name in marked) for name in others}
+    shown = {name: cut(name, 16) + "~" * (name in marked) for name in others}
     wide = _width([*shown.values(), "other method"])
-    first = cut(results["method"])
+    first = cut(results["method"], 10)
     lines = [
-        f"{'other method':<{wide}}{'macro AUC':>10}  {'95%':<11}  less {first}, 95%"
+        f"{'other method':<{wide}}{'bal.ACC':>8}{'AUC':>7}  {'95%':<10}  "
+        f"{f'AUC less {first}, 95%':<23}  p"
     ]
     for name in others:
         method = results["methods"][name]
         interval = method.get("macro_interval_95", {}).get("auc")
-        auc = _percent(method["macro"].get("auc"), 10)
-        line = f"{shown[name]:<{wide}}{auc}  {_interval(interval):<11}"
+        own = _percent(method["macro"].get("balanced_acc"), 8)
+        own += _percent(method["macro"].get("auc"), 7)
+        line = f"{shown[name]:<{wide}}{own}  {_interval(interval):<10}"
         found = method.get("difference", {}).get("macro", {}).get("auc")
         if found:
-            line += f"  {100 * found['value']:+.2f}"
-            if found["interval_95"]:
-                low, high = (100 * end for end in found["interval_95"])
-                line += f" ({low:+.1f} to {high:+.1f})"
-            if found["p_holm"] is not None:
-                line += f", {_p(found['p_holm'])}"
+            low, high = (100 * end for end in found["interval_95"])
+            less = f"{100 * found['value']:+.2f} ({low:+.1f} to {high:+.1f})"
+            line += f"  {less:<23}  {_p(found['p_holm'])}"
         lines.append(line.rstrip())
     return lines
 
 
-def _direction(means: Mapping[str, Any]) -> str:
-    if "direction" not in means:
-        return ""
-    low, high = means["interval_95"]
-    return f"{means['difference']:+.4f} ({low:+.4f} to {high:+.4f})"
+def _cosines(results: Mapping[str, Any]) -> list[str]:
+    """How the captions of fakes fit, compared with those of real images."""
+    found = {n: m for n, m in results["cosine"].items() if "direction" in m}
+    if not found:
+        return []
+    names = {name: cut(name) for name in found}
+    wide = _width([*names.values(), "generator"])
+    lines = [f"{'generator':<{wide}}cosine of image and caption, fake - real, 95%"]
+    for name, means in found.items():
+        value, (low, high) = means["difference"], means["interval_95"]
+        lines.append(f"{names[name]:<{wide}}{value:+.4f} ({low:+.4f} to {high:+.4f})")
+    return lines
 
 
-def _p(p: float) -> str:
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+def _p(p: float | None) -> str:
+    return "-" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def other_trainings(results: Mapping[str, Any]) -> dict[str, str]:
@@ -121,7 +224,7 @@ def _training_text(results: Mapping[str, Any], name: str) -> str:
     (real, fake, generators, _), seeds = _training(results, name)
     if not real + fake:
         return "images that are not known here"
-    text = f"{real:,} real + {fake:,} fake of {', '.join(generators) or 'no name'}"
+    text = f"{real:,} real + {fake:,} fake of {generators_text(generators)}"
     return f"{text}, {seeds} seed{'s' if seeds > 1 else ''}" if seeds else text
 
 
@@ -129,10 +232,24 @@ def _width(names: Sequence[str]) -> int:
     return max(len(name) for name in names) + 1
 
 
-def cut(name: str) -> str:
-    """Returns a name that fits into a table or figure."""
+def cut(name: str, most: int = WIDEST) -> str:
+    """Returns a name that fits into a table or figure.
+
+    What is cut is in the middle, as in `stab...sion_v_1_5`: names that begin alike
+    mostly differ at their ends.
+    """
     name = files.printable(name)
-    return name if len(name) <= WIDEST else name[: WIDEST - 3] + "..."
+    if len(name) <= most:
+        return name
+    start = (most - 3) // 3
+    return f"{name[:start]}...{name[len(name) - (most - 3 - start) :]}"
+
+
+def span(values: Iterable[float], form: str) -> str:
+    """Returns the least and the largest value as text, once if they look the same."""
+    known = list(values)
+    ends = [format(value, form) for value in (min(known), max(known))]
+    return " to ".join(dict.fromkeys(ends))
 
 
 def _percent(value: float | None, width: int) -> str:
@@ -147,14 +264,15 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
     """What the figures of a table rest on."""
     method = results["methods"][results["method"]]
     counts, embedding = results["counts"], results["embedding"]
+    tower = last(embedding["tower"]["name"])
     notes = [
-        f"percent; ACC at P(fake) > {threshold(method)}; * trained on this generator",
-        *without_looking(results),
-        *resampled(results, method),
+        *explained(results),
+        *rests_on(results, method),
+        *over_seeds(method),
         *otherwise(results),
         f"protocol {results['protocol']['name']}: {results['protocol']['images']}",
         f"{counts['in']} images = {counts['done']} done + {counts['failed']} failed; "
-        f"{described(method['config'])}, towers {embedding['tower']['name']}, "
+        f"{described(method['config'])}, towers {tower}, "
         f"{embedding['dtype']}{altered(embedding)}",
         f"{results['method']}: {method['range']['text']}",
     ]
@@ -164,35 +282,46 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
     ]
     if len(results["failures"]) > 5:
         notes.append(f"  ... and {len(results['failures']) - 5} more in scores.csv")
-    if "seeds" in method:
-        spread = "; ".join(
-            f"{name} {100 * f['auc']['mean']:.2f} +- {100 * f['auc']['std']:.2f}"
-            for name, f in method["seeds"]["generators"].items()
-            if "auc" in f
-        )
-        macro = method["seeds"]["macro"].get("auc")
-        if macro:
-            spread += (
-                f"; macro {100 * macro['mean']:.2f} +- {100 * macro['std']:.2f} "
-                f"(95%, seeds and images: {_interval(macro['interval_95'])})"
-            )
-        notes.append(f"AUC over {method['seeds']['n']} seeds: {spread}")
     notes += left_out(results)
     return notes + [f"warning: {warning}" for warning in results["warnings"]]
 
 
-def without_looking(results: Mapping[str, Any]) -> list[str]:
-    """What ACC is worth where a set has more of one class than of the other."""
-    shares = [
-        s["n_real"] / s["n"]
-        for s in results["generators"].values()
-        if min(s["n_real"], s["n_fake"]) >= FEWEST
-    ]
-    real = sum(shares) / len(shares) if shares else 0.5
-    if abs(real - 0.5) < 0.005:
+def explained(results: Mapping[str, Any]) -> list[str]:
+    """Says what the columns, marks and averages of a table are."""
+    method = results["methods"][results["method"]]
+    notes = [f"percent; ACC at P(fake) > {threshold(method)}"]
+    if len(figures_shown(results)) > 3:
+        notes.append(
+            "bal.ACC: the mean of the accuracies on real and on fake images; AP(1/2): "
+            "AP as if there were as many real images as fakes"
+        )
+    average = results["average"]["generators"]
+    marked = "* this generator was trained on"
+    if len(results["methods"]) > 1:
+        marked += ", by at least one of the methods"
+    if not results["unseen"] and average:
+        notes.append(f"{marked}; none of them is unseen")
+    elif any(results["trained_on"].values()):
+        notes.append(f"{marked}; macro, unseen: the average without those")
+    shared = sum(own["n"] for own in results["generators"].values())
+    if shared > results["average"]["n"] and len(average) == len(results["generators"]):
+        notes.append("images that generators share are counted once in an average")
+    return notes
+
+
+def over_seeds(method: Mapping[str, Any]) -> list[str]:
+    """Says how far training seeds are from each other, of a method that has several."""
+    if "seeds" not in method:
         return []
-    verdict, acc = ("real", real) if real > 0.5 else ("fake", 1 - real)
-    return [f"calling every image {verdict} has ACC {100 * acc:.2f} and AUC 50"]
+    count = method["seeds"]["n"]
+    start = f"means over {count} training seeds; AUC, mean and standard deviation:"
+    spread = {**method["seeds"]["generators"], "macro": method["seeds"]["macro"]}
+    told = [
+        f"{cut(name)} {100 * f['auc']['mean']:.2f} +- {100 * f['auc']['std']:.2f}"
+        for name, f in spread.items()
+        if "auc" in f
+    ]
+    return [f"{start} {'; '.join(told) or 'undefined on every generator'}"]
 
 
 def otherwise(results: Mapping[str, Any]) -> list[str]:
@@ -226,21 +355,21 @@ def threshold(method: Mapping[str, Any]) -> str:
     c = method["calibration"]
     if not c:
         return str(method["threshold"])
+    text = span(method["thresholds"], ".4f")
+    each = " (each seed its own)" if " to " in text else ""
     return (
-        f"{method['threshold']:.4f}, fitted for {100 * c['fpr']:g}% false alarms on "
+        f"{text}{each}, fitted for {100 * c['fpr']:g}% false alarms on "
         f"{c['n_real']} real images of split {c['split']!r}"
     )
 
 
-def resampled(results: Mapping[str, Any], method: Mapping[str, Any]) -> list[str]:
-    """How the intervals were made, and the generator with the lowest AUC."""
-    replicates = results["config"]["evaluate"]["bootstrap"]
-    if not replicates:
+def rests_on(results: Mapping[str, Any], method: Mapping[str, Any]) -> list[str]:
+    """What is in the intervals, and the generator with the lowest AUC."""
+    if not method["covers"]:
         return []
-    notes = [
-        f"95%: of the AUC, by {replicates} draws of the images, the same for all "
-        "generators and methods; p: adjusted by Holm"
-    ]
+    notes = [f"95%: {method['covers']}"]
+    if any("difference" in other for other in results["methods"].values()):
+        notes[0] += "; p: adjusted by Holm"
     least = method["minimum"].get("auc")
     if least and len(results["generators"]) > 1:
         notes.append(
@@ -248,6 +377,11 @@ def resampled(results: Mapping[str, Any], method: Mapping[str, Any]) -> list[str
             f"({_interval(least['interval_95'])}), on {cut(least['generator'])}"
         )
     return notes
+
+
+def last(name: str) -> str:
+    """Returns a folder by its last part: where it lies is nobody else's business."""
+    return name.rstrip("/").rpartition("/")[2] if name.startswith("/") else name
 
 
 def described(config: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from item_jax import files, methods, published
+from item_jax import files, fit_records, methods, published, settings, training_loop
 from item_jax import fitted as fitted_lib
 from item_jax.cache import EmbeddingCache
 from item_jax.choices import nearest
@@ -133,7 +133,7 @@ def fit_method(
     *,
     overridden: Sequence[str] = (),
     checkpoints: str | Path | None = None,
-    start: published.Start | None = None,
+    start: published.Weights | None = None,
     on_epoch: OnEpoch = lambda epoch, losses: None,
 ) -> list[FittedMethod]:
     """Fits a method.
@@ -150,30 +150,40 @@ def fit_method(
       on_epoch: called with the epoch (from 1) and the mean loss of each seed.
 
     Returns:
-      One fitted method per seed.
+      One fitted method per seed. Its record has what came of the fit, `fit`:
+      "train_auc", the AUC on training images (`fit_records.JUDGED` of each label at
+      most; below `fitted.LEARNED` it did not learn), their number "train_auc_images",
+      and "epochs", how many it trained, which early stopping may end (None without
+      epochs).
 
     Raises:
-      ValueError: for an unknown method.
+      ValueError: for an unknown method, one that reads an output of the image tower
+        that the embeddings lack, or a score that is not in [0, 1].
     """
     module = methods.get(name)
+    stored = data.embedding.get("outputs", ())
+    settings.check_outputs(_name(name), module.NEEDS, stored)
     config = adapted(module, config, overridden)
     seeds = seeds_of(module, config)
-    if hasattr(module, "fit_seeds"):
-        others = {} if start is None else {"start": start}
-        states = module.fit_seeds(
-            data.parts,
-            config,
-            seeds,
-            checkpoints=checkpoints,
-            on_epoch=on_epoch,
-            **others,
-        )
-    else:
-        states = [module.fit(data.parts, config)]
-    return [
+    with training_loop.counted() as counts:
+        if hasattr(module, "fit_seeds"):
+            others = {} if start is None else {"start": start}
+            states = module.fit_seeds(
+                data.parts,
+                config,
+                seeds,
+                checkpoints=checkpoints,
+                on_epoch=on_epoch,
+                **others,
+            )
+        else:
+            states = [module.fit(data.parts, config)]
+    made = [
         FittedMethod(_record(name, module, data, config, seed, start), state, module)
         for seed, state in zip(seeds, states)
     ]
+    fit_records.add(made, data.parts, counts)
+    return made
 
 
 def adapted(
@@ -235,6 +245,10 @@ def refuse_unused(name: str, fields: Sequence[str]) -> None:
             raise ValueError(f"method {name!r} does not use {field!r}")
 
 
+def _name(method: Any) -> str:
+    return method if isinstance(method, str) else getattr(method, "__name__", "?")
+
+
 def _record(
     name, module, data: TrainingSet, config: ConfigDict, seed: int, start=None
 ) -> dict:
@@ -251,8 +265,8 @@ def _record(
         if start is not None:
             used["start"] = {"file": start.file, "sha256": start.sha256}
     return {
-        "method": name if isinstance(name, str) else getattr(name, "__name__", "?"),
-        "embedding": data.embedding,
+        "method": _name(name),
+        "embedding": settings.with_outputs(data.embedding, module.NEEDS),
         "threshold": config.train.threshold,
         "training": {**data.facts, "seed": seed, "settings": used},
     }
@@ -352,7 +366,7 @@ def _compare(
         for name in dict.fromkeys((*old, *new))
         if old.get(name) != new.get(name)
         and name not in ignored
-        and not name.startswith("calibration.")
+        and not name.startswith(("calibration.", "fit."))
     ]
     if not differing:
         return there

@@ -10,11 +10,13 @@ seconds of work, less than communicating the parts of it would cost.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,11 @@ from item_jax.sharding import barrier, is_main_process
 
 OnEpoch = Callable[[int, np.ndarray], None]
 Arrays = dict[str, Any]
+
+_counts: ContextVar[list[list[int]] | None] = ContextVar("counts", default=None)
+
+STATE = 2
+"""Of what a checkpoint holds; one of another layout is never continued."""
 
 NOISE = 2**31 - 1
 """Folded into a seed's key for dropout and the like. Epochs, which are folded in for
@@ -199,8 +206,31 @@ def run(
             on_epoch(epoch, losses)
             if epoch % checkpoint_every == 0 and epoch < recipe.epochs:
                 saved.save(epoch, state)
+    _count(recipe, state[2], len(seeds))
     variables = jax.device_get(early_stopping.best(state[2], state[0]))
     return [jax.tree.map(lambda p, k=k: p[k], variables) for k in range(len(seeds))]
+
+
+@contextlib.contextmanager
+def counted() -> Iterator[list[list[int]]]:
+    """Gives a list that every `run` in the block adds to: the epochs of each seed.
+
+    A method hands back states, not what `run` returned; this is beside it, and right
+    for a run that was resumed.
+    """
+    found: list[list[int]] = []
+    token = _counts.set(found)
+    try:
+        yield found
+    finally:
+        _counts.reset(token)
+
+
+def _count(recipe: Recipe, stopping: Mapping[str, Any], seeds: int) -> None:
+    found = _counts.get()
+    if found is not None:
+        epochs = stopping.get("epochs", np.full(seeds, recipe.epochs))
+        found.append([int(count) for count in np.asarray(epochs)])
 
 
 def _on_device(data: Mapping[str, Any]) -> Arrays:
@@ -215,9 +245,10 @@ def _on_device(data: Mapping[str, Any]) -> Arrays:
 
 
 def _dtype(values: Any) -> Any:
-    """uint8 as it is, which images are; other integers int32; numbers float32."""
-    if values.dtype == np.uint8:
-        return jnp.uint8
+    """uint8 as it is, which images are, and float16, which tokens of a cache are; other
+    integers int32; other numbers float32."""
+    if values.dtype in (np.uint8, np.float16):
+        return values.dtype
     whole = np.issubdtype(values.dtype, np.integer)
     return jnp.int32 if whole else jnp.float32
 
@@ -286,7 +317,8 @@ def _run_id(recipe: Recipe, data, held_out, constants, seeds) -> dict[str, Any]:
         for name, values in sorted(arrays.items()):
             digest.update(f"{name} {values.shape} ".encode())
             digest.update(np.asarray(values).tobytes())
-    return {**recipe.facts, "data_sha256": digest.hexdigest(), "seeds": list(seeds)}
+    known = {"data_sha256": digest.hexdigest(), "seeds": list(seeds), "state": STATE}
+    return {**recipe.facts, **known}
 
 
 class _Checkpoints:

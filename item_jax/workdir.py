@@ -10,11 +10,13 @@ instead of `head/`, `evaluate --as NAME` `results/NAME/` instead of `results/`.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 PLAIN_METHOD = "head"
 RESERVED = (PLAIN_METHOD, "paper")
+_NAME = r"\w[\w.-]*"
 
 
 class Workdir:
@@ -59,9 +61,20 @@ class Workdir:
         return self.path / "metrics.jsonl"
 
     def methods(self) -> dict[str, Path]:
-        """The fitted methods: the plain one first, then the named ones by name."""
-        folders = [self.method(), *sorted((self.path / "methods").glob("*"))]
-        return {p.name: p for p in folders if (p / "config.json").is_file()}
+        """The places of fitted methods: the plain one first, then those of a name.
+
+        What has the name of a method is listed whether or not it can be loaded: a
+        broken folder or link must not look like no method at all. Hidden files and
+        what is not whole yet (`*.partial`) have no such name.
+        """
+        head = self.method()
+        there = [head] if os.path.lexists(head) else []
+        there += sorted(
+            p
+            for p in (self.path / "methods").glob("*")
+            if re.fullmatch(_NAME, p.name) and not p.name.endswith(".partial")
+        )
+        return {p.name: p for p in there}
 
 
 def checked_name(name: str) -> str:
@@ -70,7 +83,7 @@ def checked_name(name: str) -> str:
     Raises:
       ValueError: if it cannot be one, with what is allowed.
     """
-    if not re.fullmatch(r"\w[\w.-]*", name) or name in RESERVED:
+    if not re.fullmatch(_NAME, name) or name in RESERVED:
         raise ValueError(
             f"name {name!r}; allowed: letters, digits, '_', '-' and '.', but not "
             f"{' or '.join(map(repr, RESERVED))}"

@@ -76,7 +76,6 @@ def config():
     c.embed.text_batch_size = 16
     c.embed.shard_size = 10
     c.embed.threads = 2
-    c.evaluate.bootstrap = 20
     return c
 
 

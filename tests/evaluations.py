@@ -31,7 +31,6 @@ def evaluated(tmp_path_factory, towers):
     write_records(workdir.records, [*records, bad])
     c = config_lib.default()
     c.embed.shard_size, c.embed.threads, c.train.epochs = 10, 2, 5
-    c.evaluate.bootstrap = 20
     cache = embed_records(
         [*records, bad], towers, c, images=root, folder=workdir.cache()
     )
@@ -62,15 +61,17 @@ def enlarged(found: results.Results, count: int) -> results.Results:
             }
         )
     noise = random.random((len(found.scores), count))
+    scores = {
+        name: 0.5 * own + 0.5 * labels * random.random(count)
+        for name, own in zip(found.scores, noise)
+    }
     return dataclasses.replace(
         found,
         rows=rows,
         labels=labels,
         cosines=random.random(count),
-        scores={
-            name: 0.5 * own + 0.5 * labels * random.random(count)
-            for name, own in zip(found.scores, noise)
-        },
+        scores=scores,
+        seeds={name: [own] for name, own in scores.items()},
         groups={name: np.arange(k, count, 2) for k, name in enumerate(("gan", "vae"))},
     )
 

@@ -297,6 +297,74 @@ def test_several_below_one_folder(small, tmp_path):
     assert done.returncode == 2 and "expected NAME=FOLDER" in done.stderr
 
 
+def test_a_benchmark_and_ones_own_set_are_one_index(small, tmp_path):
+    small("unifd")
+    replica(tmp_path / "data/UniFD", "unifd")
+    for label in ("real", "fake"):
+        folder = tmp_path / "data/photos/mygan" / label
+        folder.mkdir(parents=True)
+        for i in range(3):
+            Image.new("RGB", (4, 4)).save(folder / f"{i}.png")
+    out = tmp_path / "records.jsonl"
+    words = ("index", "--images", tmp_path / "data", "--out", out, "--benchmark")
+    done = run(*words, "unifd=UniFD,mine=photos")
+    assert done.returncode == 1, done.stderr  # the counts
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    own = [row for row in rows if row["benchmark"] == "mine"]
+    assert len(rows) == 206 and len(own) == 6
+    assert {(row["generator"], row["label"]) for row in own} == {
+        ("mygan", "real"),
+        ("mygan", "fake"),
+    }
+    assert all((tmp_path / "data" / row["key"]).is_file() for row in rows)
+    said = json.loads(out.with_suffix(".run.json").read_text())["index"]["benchmarks"]
+    assert said["mine"]["folder"] == "photos" and said["unifd"]["folder"] == "UniFD"
+    # A choice is the benchmark's; a name that resembles one is said.
+    done = run(*words, "unifd=UniFD,mine=photos", "--generators", "dalle")
+    assert "note: mine: taken whole" in done.stdout
+    done = run(*words, "unifdd=photos")
+    assert done.returncode == 0 and "Did you mean 'unifd'?" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("folders", "words"),
+    [
+        ({"mine": "a", "yours": "a/b"}, "yours=a/b lies inside mine=a: its images"),
+        ({"mine": "a", "yours": "./a/"}, "lies inside mine=a"),
+        ({"mine": "../a"}, "expected a folder below --images, such as mine=a"),
+        ({"mine": "/data/a"}, "expected a folder below --images, such as mine=a"),
+        ({"mine": "."}, "expected a folder below --images, such as mine=FOLDER"),
+    ],
+)
+def test_folders_of_several_sets_lie_beside_each_other(tmp_path, folders, words):
+    with pytest.raises(ValueError, match=words):
+        several.find_all(tmp_path, folders)
+
+
+def test_a_choice_needs_a_known_benchmark_among_several(tmp_path):
+    for choice in ({"split": "test"}, {"generators": ["x"]}, {"train_subset": "all"}):
+        with pytest.raises(ValueError, match="which none of mine, yours is"):
+            several.find_all(tmp_path, {"mine": "a", "yours": "b"}, **choice)
+
+
+@pytest.mark.parametrize("split", ["test", "train"])
+def test_genimage_one_generator_at_a_time_misses_nothing(small, tmp_path, split):
+    small("genimage")
+    top = replica(tmp_path / "g", "genimage", split)
+    for folder in top.iterdir():
+        if folder.name not in ("ADM", "glide"):
+            shutil.rmtree(folder)
+    found = read(top, "genimage", train_subset="all")
+    assert not found.faults
+    assert {r.generator for r in found.records} == {"ADM", "glide"}
+    (note,) = [n for n in found.notes if n.startswith("not here at all")]
+    assert "wukong (test)" in note and "wukong (train)" in note
+    # Half of what was downloaded is still missed.
+    shutil.rmtree(next((top / "ADM").glob("*/*")) / "nature")
+    (fault,) = read(top, "genimage", train_subset="all").faults
+    assert fault.startswith(f"ADM ({split}): missing or empty: ADM/")
+
+
 def test_something_else_altogether(tmp_path):
     (tmp_path / "holiday").mkdir()
     Image.new("RGB", (4, 4)).save(tmp_path / "holiday/1.png")

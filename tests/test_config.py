@@ -152,6 +152,8 @@ def test_renamed_fields_say_so():
     c = config.default()
     with pytest.raises(ValueError, match="is now 'train.threshold'"):
         config.override(c, "evaluate.threshold", "0.9")
+    with pytest.raises(ValueError, match="'evaluate.bootstrap' is gone: .* leave it"):
+        config.override(c, "evaluate.bootstrap", "2000")
 
 
 def test_shipped_cards_are_found_by_name(tmp_path, monkeypatch):

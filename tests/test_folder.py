@@ -47,7 +47,7 @@ def test_label_generator_and_split_come_from_the_folders(put):
         "elsewhere/1.png": ("", "elsewhere", None),
         "1.png": ("", "", None),
     }
-    assert "2 images have no label" in folder.label_folders(root).text()
+    assert "2 images without a label" in folder.label_folders(root).text()
     assert {r.benchmark for r in folder.label_folders(root, benchmark="x").records} == {
         "x"
     }
@@ -65,7 +65,7 @@ def test_names_with_dots_and_suffixes_in_any_case(put):
     (root / "__MACOSX" / "a.png").write_text("no picture")
     assert sorted(places(root)) == sorted(good)
     (note,) = folder.label_folders(root).notes
-    assert note.endswith("1 .txt, 3 hidden, 1 no suffix")
+    assert note.endswith("1 .txt, 3 hidden or of the system, 1 no suffix")
 
 
 def test_empty_files_and_dangling_links_are_told_by_name(put):
@@ -189,7 +189,7 @@ def test_a_folder_with_its_sidecars_is_a_data_set(put):
     assert data.facts["captioner"] == captioner
     assert data.facts["grounder"]["id"].startswith("unknown")
     assert data.facts["images"] == str((root / "images").resolve())
-    assert data.facts["index"] == {"benchmark": "", "faults": []}
+    assert data.facts["index"] == {"benchmark": "", "faults": [], "notes": []}
     assert data.report.captioned == 2 and data.report.not_grounded == 1
     write_json(
         root / "objects.run.json",

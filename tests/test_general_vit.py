@@ -178,7 +178,12 @@ def test_cleanings():
 
 def test_the_class_tokens_of_metaclip_2(copy):
     towers = load_towers(copy("metaclip_2"))
-    shapes = {"embedding": (32,), "pooled": (64,), "class_tokens": (2, 64)}
+    shapes = {
+        "embedding": (32,),
+        "pooled": (64,),
+        "class_tokens": (2, 64),
+        "block_tokens": (2, 32),
+    }
     assert towers.image_outputs == shapes
     images = views(2, 32)
     found = towers.encode_image(images, outputs=shapes)

@@ -164,9 +164,9 @@ def test_the_report_without_objects(tmp_path):
     captions = write(tmp_path / "c.jsonl", [{"key": "a", "caption": "x"}])
     _, report = join([Record("a")], captions=captions)
     assert report.text().splitlines()[-1] == "no objects file"
-    objects = write(tmp_path / "o.jsonl", [{"key": "b", "objects": []}])
+    objects = write(tmp_path / "o.jsonl", [{"key": "a", "status": "failed"}])
     _, report = join([Record("a")], objects=objects)
-    assert "0 grounded, 1 not\n" in report.text()  # and no shares of nothing
+    assert "0 grounded, 0 not" in report.text()  # and no shares of nothing
 
 
 def test_the_threshold_of_the_report(tmp_path):
@@ -250,3 +250,70 @@ def test_captions_and_objects_of_the_same_pixels():
     check_perturbations(None, {"id": "unknown"})
     with pytest.raises(ValueError, match="'jpeg:2', the objects of .* 'none'"):
         check_perturbations(same, other)
+
+
+def sidecar(tmp_path, keys):
+    rows = [{"key": key, "caption": "a dog"} for key in keys]
+    return write(tmp_path / "captions.jsonl", rows)
+
+
+KEYS = [f"{label}/{i}.png" for label in ("real", "fake") for i in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("respell", "words"),
+    [
+        (lambda key: f"mine/{key}", "they begin with 'mine/', the images do not"),
+        (lambda key: f"a/b/{key}", "they begin with 'a/b/', the images do not"),
+        (lambda key: key[5:], "the images begin with 'real/', they do not"),
+        (
+            lambda key: key.replace("real/", "photos/"),
+            "they begin with 'photos/', the images with 'real/'",
+        ),
+        (lambda key: key[:-4] + ".jpg", "they end in '.jpg', the images in '.png'"),
+        (lambda key: key[:-4], "they end in '', the images in '.png'"),
+        (str.upper, "'REAL/0.PNG' and 'real/0.png': upper and lower case differ"),
+        (
+            lambda key: f"Mine/{key[:-4]}.JPG",
+            "they begin with 'Mine/', the images do not; they end in '.JPG'",
+        ),
+    ],
+)
+def test_captions_that_match_no_image_say_how_their_keys_differ(
+    tmp_path, respell, words
+):
+    keys = KEYS[:4]
+    captions = sidecar(tmp_path, map(respell, keys))
+    with pytest.raises(ValueError) as refused:
+        join([Record(key) for key in keys], captions=captions)
+    message = str(refused.value)
+    assert (
+        "captions.jsonl: 0 of 4 captions match one of the 4 images; the first"
+        in message
+    )
+    assert words in message
+
+
+def test_a_sidecar_of_another_folder_altogether(tmp_path):
+    captions = sidecar(tmp_path, ["x.png", "y.png"])
+    with pytest.raises(ValueError, match="the first are 'x.png' and 'fake/0.png'$"):
+        join([Record(key) for key in KEYS], captions=captions)
+    objects = write(tmp_path / "o.jsonl", [{"key": "mine/real/0.png", "objects": []}])
+    with pytest.raises(ValueError, match="0 of 1 lines of objects match .* 'mine/'"):
+        join([Record(key) for key in KEYS], objects=objects)
+    empty = write(tmp_path / "empty.jsonl", [])
+    _, report = join([Record(key) for key in KEYS], captions=empty)
+    assert report.without_caption == 8  # an empty file is nobody's
+
+
+def test_the_lines_that_are_left_over_say_how_they_differ(tmp_path):
+    keys = [*KEYS[:4], *(f"mine/{key}" for key in KEYS[4:])]
+    joined, report = join(
+        [Record(key) for key in KEYS], captions=sidecar(tmp_path, keys)
+    )
+    assert (report.captioned, report.without_caption, report.unused_lines) == (4, 4, 4)
+    assert "belong to no image here: they begin with 'mine/'" in report.text()
+    # What most of them have in common, or nothing.
+    keys = [*KEYS[:4], "a/fake/0.png", "x.png", "y.png"]
+    _, report = join([Record(key) for key in KEYS], captions=sidecar(tmp_path, keys))
+    assert report.unused_lines == 3 and report.unused_because == ""

@@ -12,6 +12,7 @@ from item_jax import metrics
 from item_jax.metrics import (
     accuracy,
     average_precision,
+    calibration_error_floor,
     class_accuracy,
     equal_error_rate,
     expected_calibration_error,
@@ -180,13 +181,18 @@ def test_summary():
         "acc": 0.8,
         "r_acc": 0.8,
         "f_acc": 0.8,
+        "balanced_acc": 0.8,
         "ap": average_precision(LABELS, SCORES),
+        "ap_balanced": average_precision(LABELS, SCORES),
         "auc": 0.8,
         "eer": pytest.approx(0.2),
         "tpr_at_fpr_1": 0.4,
         "tpr_at_fpr_5": 0.4,
         "tpr_at_fpr_10": 0.4,
         "ece": expected_calibration_error(LABELS, SCORES),
+        "ece_floor": calibration_error_floor(SCORES),
+        "majority": 0.5,
+        "ap_chance": 0.5,
     }
     assert all(type(value) in (int, float) for value in result.values())
     assert json.loads(json.dumps(result)) == result
@@ -204,7 +210,10 @@ def test_one_class_only(label, count, missing):
     undefined = {key for key, value in result.items() if value is None}
     assert undefined == {
         missing,
+        "balanced_acc",
         "ap",
+        "ap_balanced",
+        "ap_chance",
         "auc",
         "eer",
         "tpr_at_fpr_1",

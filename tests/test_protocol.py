@@ -191,3 +191,40 @@ def test_the_protocol_is_recorded_and_counts_follow(photos, towers, config, tmp_
     config.evaluate.protocol = "paper_compat"
     with pytest.raises(ValueError, match="whole batches of 128"):
         evaluate_methods(cache, fitted, config)
+
+
+def test_which_printed_cells_whole_batches_fit():
+    """The counts that the docstring of `PROTOCOLS` gives."""
+    from decimal import ROUND_HALF_UP, Decimal
+
+    from item_jax.experiments.artefact import published
+
+    def fits(acc, n):
+        step = Decimal("0.01")
+        printed = Decimal(str(round(100 * acc, 2))).quantize(step)
+        near = round(acc * n)
+        return any(
+            (Decimal(100 * k) / n).quantize(step, ROUND_HALF_UP) == printed
+            for k in (near - 1, near, near + 1)
+        )
+
+    def counted(table, system):
+        sets = {"forensynths/whichfaceisreal", "genimage/ADM", "genimage/glide"}
+        sets |= {"genimage/VQDM"}
+        found = {
+            r["column"]: r["acc"] for r in published(table) if r["method"] == system
+        }
+        few = {"dalle2": 1408, "midjourney": 1024}  # 11 and 8 batches
+        out = [0, 0]
+        for column, acc in found.items():
+            own = few.get(column.rpartition("_")[2])
+            if own:
+                assert fits(acc, own) and not fits(acc, 1920)
+            elif column in sets or column.startswith(("unifd/", "diffusionforensics/")):
+                out[0] += fits(acc, 1920)
+                out[1] += 1
+        return tuple(out)
+
+    assert counted("tables 1 and 2", "TIDY") == (9, 9)
+    assert counted("tables 1 and 2", "ITEM") == (3, 9)
+    assert counted("table 3", "ITEM") == (10, 10)

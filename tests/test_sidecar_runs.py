@@ -205,7 +205,7 @@ def head(tmp_path_factory, tiny_clip, nltk_data):
     words = (
         *("fit", root / "mine", "--workdir", root / "run", *SIDECARS),
         *("--sidecar-cache", root / "cache", f"--config.tower={tiny_clip[0]}"),
-        *("--config.train.epochs=2", "--config.evaluate.bootstrap=20"),
+        *("--config.train.epochs=2",),
     )
     before = dict(os.environ)
     os.environ |= {
@@ -251,21 +251,21 @@ def test_the_held_out_images_stay_when_others_come(head, tmp_path):
     root, _, _ = head
     mine = tmp_path / "mine"
     shutil.copytree(root / "mine", mine)
-    one, _ = fit.split_images(folder.label_folders(mine).records, mine)
+    one, _ = fit.split_images(folder.label_folders(mine), mine)
     before = {r.key: r.split for r in one}
     save_pictures(mine / "more", 6, seed=9, label="real")
     shutil.copy(mine / "real/00.png", mine / "more/real/copy.png")
-    two, _ = fit.split_images(folder.label_folders(mine).records, mine)
+    two, _ = fit.split_images(folder.label_folders(mine), mine)
     after = {r.key: r.split for r in two}
     assert {k: after[k] for k in before} == before
     assert after["more/real/copy.png"] == after["real/00.png"]
     (mine / "train").mkdir()
     shutil.move(mine / "real", mine / "train/real")
-    with pytest.raises(ValueError, match="both train/ and test/, or neither"):
-        fit.split_images(folder.label_folders(mine).records, mine)
+    with pytest.raises(ValueError, match="images of train only: give it both"):
+        fit.split_images(folder.label_folders(mine), mine)
     shutil.rmtree(mine / "fake")
     with pytest.raises(ValueError, match="at least 2 images each.*and 0 fake"):
-        fit.split_images(folder.label_folders(mine).records, mine)
+        fit.split_images(folder.label_folders(mine), mine)
 
 
 @pytest.mark.slow

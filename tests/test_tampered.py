@@ -76,7 +76,7 @@ def tamper(study, file, cases, original, capsys, tmp_path):
     for path, new in cases:
         text = json.dumps(changed(original, path, new))
         (folder / file).write_text(text)
-        options = ["--config.evaluate.split=", "--config.evaluate.bootstrap=0"]
+        options = ["--config.evaluate.split="]
         status = main(["evaluate", "--workdir", str(folder), *options])
         error = capsys.readouterr().err
         assert status in (0, 2), (file, path, new)

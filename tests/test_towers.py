@@ -426,6 +426,7 @@ def test_the_outputs_of_the_image_tower(tiny_clip, towers):
         "embedding": (32,),
         "pooled": (64,),
         "class_tokens": (3, 64),
+        "block_tokens": (3, 32),
     }
     names = ["class_tokens", "embedding", "pooled"]
     for mode in ("jit", "pmap"):

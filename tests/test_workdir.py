@@ -18,8 +18,10 @@ def test_the_plain_method_comes_first(tmp_path):
     for name in ("tidy", "cosine", "head"):
         w.method(name).mkdir(parents=True)
         (w.method(name) / "config.json").touch()
-    (tmp_path / "methods/unfinished").mkdir()
-    assert list(w.methods()) == ["head", "cosine", "tidy"]
+    for name in (".hidden", "a.0f.partial"):
+        (tmp_path / "methods" / name).mkdir()
+    (tmp_path / "methods/broken").symlink_to("nowhere")
+    assert list(w.methods()) == ["head", "broken", "cosine", "tidy"]
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", "../x", "paper", "-x", ".x"])

@@ -57,8 +57,8 @@ LAYOUT = (
         default="",
         help="forensynths, unifd, diffusionforensics, genimage, synthbuster or wildrf, "
         "whose trees are known and checked; package.module[:name] of your own; any "
-        "other name is only written into the records. Several of them below one "
-        "folder: forensynths=FOLDER,unifd=FOLDER",
+        "other name is only written into the records. Several sets below one "
+        "folder, known or your own: forensynths=FOLDER,mine=FOLDER",
     ),
     option(
         "--generators",

@@ -26,9 +26,11 @@ OPTIONS = (
 
 def run(arguments: argparse.Namespace) -> int:
     from item_jax.datasets import tfds
-    from item_jax.datasets.dataset import open_dataset
+    from item_jax.datasets.dataset import facts, open_dataset, said
 
     data = open_dataset(arguments.records, arguments.images)
+    for line in said(facts(data)):
+        say(line)
     folder = tfds.build(
         data,
         data_dir=arguments.data_dir,

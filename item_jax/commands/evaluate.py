@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,8 @@ OPTIONS = (
     option(
         "--methods",
         metavar="A,B",
-        help="only these, by name or folder, the first one with intervals; default: "
-        "every fitted method of the workdir, head first",
+        help="only these, by name or folder; the others are compared with the first; "
+        "default: every fitted method of the workdir, head first",
     ),
     option(
         "--scores",
@@ -66,7 +67,6 @@ def run(arguments: argparse.Namespace) -> int:
     from item_jax import figures, outside_scores, results, settings
     from item_jax.cache import EmbeddingCache
     from item_jax.evaluate import evaluate_methods
-    from item_jax.fitted import load_seeds
     from item_jax.sharding import enable_compilation_cache, is_main_process
     from item_jax.tables import table
 
@@ -77,15 +77,14 @@ def run(arguments: argparse.Namespace) -> int:
     workdir = Workdir(arguments.workdir)
     cache = EmbeddingCache(workdir.cache(arguments.cache))
     folders = _chosen(arguments, method_folders(arguments))
-    fitted: dict[str, Any] = {
-        name: load_seeds(folder) for name, folder in folders.items()
-    }
+    fitted, broken = _loaded(folders, every=arguments.methods is not None)
     for name, file in _scores(arguments, fitted).items():
         fitted[name] = [outside_scores.read(file, cache, split=c.evaluate.split)]
     first = next(iter(fitted))
     training = fitted[first][0].config["training"]["settings"]
     warnings = card_warnings(arguments, c, cache.embedding, "the cache")
     warnings += card_warnings(arguments, c, training, first)
+    warnings += [f"left out: {name}: {why}" for name, why in broken.items()]
     for name in list(fitted)[1:]:
         try:
             settings.compare(fitted[name][0].embedding, cache.embedding, what=name)
@@ -106,6 +105,44 @@ def run(arguments: argparse.Namespace) -> int:
         written.append(results.write_parquet(folder))
     say(f"wrote {folder}: {', '.join(p.name for p in [*written, *drawn])}")
     return 1 if found["counts"]["failed"] else 0
+
+
+def _loaded(
+    folders: dict[str, Path], *, every: bool
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Loads the methods, constant ones last: nothing is compared with those.
+
+    Args:
+      folders: by name, the first one first.
+      every: whether each of them was asked for by name.
+
+    Returns:
+      The seeds of each method, and why a method cannot be loaded, by name.
+
+    Raises:
+      ValueError: if the first cannot be loaded, or one that was asked for.
+    """
+    from item_jax.fitted import load_seeds
+
+    fitted: dict[str, Any] = {}
+    broken: dict[str, str] = {}
+    for name, folder in folders.items():
+        try:
+            fitted[name] = load_seeds(folder)
+        except (ValueError, OSError) as e:
+            if every:
+                raise
+            if not fitted:
+                raise ValueError(
+                    f"{e}. Without it {name!r} would not be the method that the others "
+                    "are compared with: mend it, or name the methods to evaluate by "
+                    "--methods"
+                ) from e
+            broken[name] = str(e)
+    if not every:
+        blind = [n for n, (one, *_) in fitted.items() if not one.module.NEEDS]
+        fitted |= {name: fitted.pop(name) for name in blind}
+    return fitted, broken
 
 
 def _scores(arguments: argparse.Namespace, taken: dict[str, Any]) -> dict[str, str]:
@@ -132,10 +169,14 @@ def _chosen(arguments: argparse.Namespace, known: dict[str, Path]) -> dict[str, 
     chosen: dict[str, Path] = {}
     for name in filter(None, arguments.methods.split(",")):
         path = known.get(name, Path(name))
-        if not (path / "config.json").is_file():
+        if not os.path.lexists(path):
             raise ValueError(
                 f"no fitted method {name!r} in {arguments.workdir}; "
                 f"{nearest(name, known)}"
             )
-        chosen[path.name] = path
+        if chosen.setdefault(path.name, path) != path:
+            raise ValueError(
+                f"--methods: {chosen[path.name]} and {path} have the same name; give "
+                "one of them another (a link will do)"
+            )
     return chosen

@@ -7,6 +7,7 @@ import dataclasses
 import shlex
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from item_jax import config, files, protocol, records
 from item_jax.commands import (
@@ -18,6 +19,9 @@ from item_jax.commands import (
     sidecar_request,
 )
 from item_jax.workdir import PLAIN_METHOD, Workdir
+
+if TYPE_CHECKING:
+    from item_jax.datasets import folder
 
 HELP = (
     "Train a first head on a folder of your own: captions, objects, embeddings, head "
@@ -31,7 +35,8 @@ OPTIONS = (
     option(
         "folder",
         metavar="FOLDER",
-        help="with real/ and fake/ below; or train/ and test/, with those below each",
+        help="images below real/ and fake/ (or a synonym), and below train/, val/ and "
+        "test/ if they are split; test and val images are never trained on",
     ),
     WORKDIR,
     *SIDECARS,
@@ -60,11 +65,17 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(
             "--caption-with MODEL is needed, such as Salesforce/blip2-opt-2.7b"
         )
-    configured(arguments)  # refuses a wrong value before hours are spent
+    c = configured(arguments)  # refuses a wrong value before hours are spent
+    if c.train.split != "train":
+        raise ValueError(
+            f"train.split is {c.train.split!r}: fit trains only on the images of "
+            "train/; `item-jax train` takes other splits"
+        )
     found = folder.label_folders(arguments.folder)
     say(found.text())
     root = Path(arguments.folder).resolve()
-    split, how = split_images(found.records, root)
+    split, how = split_images(found, root)
+    say(how)
     sidecar_runs.check_installed(request)
     annotated = sidecar_runs.annotate(
         root,
@@ -86,7 +97,8 @@ def run(arguments: argparse.Namespace) -> int:
         "images": str(root),
         **annotated.facts,
         "real_sources": protocol.complete_real_sources(rows, found.real_sources),
-        "index": found.settings | {"faults": found.faults, "split": how},
+        "index": found.settings
+        | {"faults": found.faults, "split": how.partition("\n")[0]},
     }
     files.write_json(workdir.records.with_suffix(".run.json"), facts)
     worst = 0
@@ -104,7 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
         if status > 1:
             return status
         worst = max(worst, status)
-    say(f"\n{how}.\n{_honestly(joined)}")
+    say(f"\n{how}\n{_honestly(joined)}")
     say(
         "Score an image with it:\n"
         f"  item-jax predict IMAGE --head {workdir.method(PLAIN_METHOD)} "
@@ -126,26 +138,29 @@ def _sidecar_words(arguments: argparse.Namespace) -> list[str]:
     return words
 
 
-def split_images(
-    found: list[records.Record], root: Path
-) -> tuple[list[records.Record], str]:
+def split_images(found: folder.Index, root: Path) -> tuple[list[records.Record], str]:
     """Divides labelled images into training and test images.
 
-    Folders `train` and `test` decide; where there are none, a fifth of each label is
-    held out, by the digest of its file: the same images each time, also when others are
-    added, and copies of an image stay together.
+    Folders decide (`datasets.labels` has their words); where none says a split, a fifth
+    of each label is held out, by the digest of its file: the same images each time,
+    also when others are added, and copies of an image stay together. Images of a test
+    or validation folder are never trained on. The method that is fitted here chooses
+    nothing on validation images: they are left for `item-jax calibrate`, or are the
+    test images where there are no others.
 
     Args:
       found: of `folder.label_folders`.
       root: the folder the keys are relative to.
 
     Returns:
-      The labelled records with their split, and how it came about.
+      The labelled records with their split, and how it came about with the counts of
+      each split.
 
     Raises:
-      ValueError: when a label or a split is missing, or has too few images.
+      ValueError: when a label or a split is missing, or has too few images; or when a
+        folder looks like a split and is not read as one.
     """
-    labelled = [record for record in found if record.label is not None]
+    labelled = [record for record in found.records if record.label is not None]
     counts = Counter(record.label for record in labelled)
     if min(counts["real"], counts["fake"]) < 2:
         raise ValueError(
@@ -153,17 +168,63 @@ def split_images(
             f"{counts['real']} real and {counts['fake']} fake"
         )
     splits = {record.split for record in labelled}
+    trained = "" if splits == {""} else "train"
+    doubts = [name for split, name in found.held_out_doubts if split == trained]
+    if doubts:
+        raise ValueError(
+            f"{root}: {', '.join(map(repr, doubts[:5]))} looks like test or validation "
+            "images and is not read as such, so fit would train on them; rename the "
+            "folder to test/ or val/, or to something else"
+        )
     if splits == {""}:
-        return _held_out(labelled, root), (
+        split = _held_out(labelled, root)
+        how = (
             f"no folders train/ and test/: {TEST_SHARE:.0%} of each label were held "
             "out as test images, by the digest of their files"
         )
-    if not {"train", "test"} <= splits:
+    elif "train" not in splits or splits <= {"train", ""}:
         raise ValueError(
             f"{root} has images of {', '.join(sorted(filter(None, splits)))} only: "
-            "give it both train/ and test/, or neither of them"
+            "give it both train/ and test/ (or val/), or neither of them"
         )
-    return labelled, "the folders train/ and test/ say which images were held out"
+    elif "test" in splits:
+        split = labelled
+        how = "the folders train/ and test/ say which images were held out"
+    else:
+        split = [
+            dataclasses.replace(record, split="test")
+            if record.split == "val"
+            else record
+            for record in labelled
+        ]
+        how = "there is no folder test/: the images of val/ are the test images"
+    own = Counter((record.split, record.label) for record in split)
+    for name in ("train", "test"):
+        if not (own[name, "real"] and own[name, "fake"]):
+            raise ValueError(
+                f"{root}: the {name} images are {own[name, 'real']} real and "
+                f"{own[name, 'fake']} fake; both are needed"
+            )
+    return split, f"{how}\n{_counts(own, len(found.records) - len(labelled))}"
+
+
+def _counts(own: Counter[tuple[str, str | None]], unlabelled: int) -> str:
+    """A line for each split with its counts, and what they are for."""
+    uses = {
+        "train": "trained on",
+        "val": "neither trained nor tested on; for calibrate --split val",
+        "test": "tested on",
+        "": "in no split, so neither trained nor tested on",
+    }
+    lines = [
+        f"  {name or '(none)':<6} {own[name, 'real']:,} real, {own[name, 'fake']:,} "
+        f"fake: {use}"
+        for name, use in uses.items()
+        if own[name, "real"] + own[name, "fake"]
+    ]
+    if unlabelled:
+        lines.append(f"  {unlabelled:,} without a label: left out")
+    return "\n".join(lines)
 
 
 def _held_out(labelled: list[records.Record], root: Path) -> list[records.Record]:

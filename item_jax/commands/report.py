@@ -136,6 +136,7 @@ def _evidence(arguments, workdir: Workdir, found, notes: list[str]) -> dict[str,
     """The cache and the methods that were evaluated, those that are still there."""
     from item_jax.cache import EmbeddingCache
     from item_jax.fitted import load_seeds
+    from item_jax.methods import reads_pixels
     from item_jax.model_card import settings_of
     from item_jax.sharding import enable_compilation_cache
 
@@ -160,7 +161,14 @@ def _evidence(arguments, workdir: Workdir, found, notes: list[str]) -> dict[str,
                 "--head names one of another workdir"
             )
             continue
-        method = load_seeds(folders[name])[0]
+        try:
+            method = load_seeds(folders[name])[0]
+        except (ValueError, OSError) as e:
+            notes.append(f"no evidence of {name}: {e}")
+            continue
+        if reads_pixels(method.module):
+            notes.append(f"no evidence of {name}: it reads pixels, not embeddings")
+            continue
         if settings_of(method.config) != settings_of(evaluated["config"]):
             notes.append(
                 f"no evidence of {name}: {folders[name]} was fitted again since; run "

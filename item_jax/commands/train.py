@@ -40,8 +40,11 @@ OPTIONS = (
     option(
         "--weights",
         metavar="FILE",
-        help="take published weights instead of fitting: fc_weights.pth of unifd; read "
-        "without running code",
+        help="take weights that the authors, or their code, saved instead of fitting: "
+        "a state dictionary or a checkpoint of torch.save, or safetensors; of unifd, "
+        "infofd, vib_net, de_fake, rine, cnndet, npr, dire, patchforensics, resnet50 "
+        "(see item_jax/methods/README.md); read without "
+        "running code",
     ),
     option(
         "--start",
@@ -74,6 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     from item_jax import methods, tensorboard
     from item_jax import train as train_lib
     from item_jax.cache import EmbeddingCache
+    from item_jax.fitted import not_learned
     from item_jax.progress import progress
     from item_jax.sharding import enable_compilation_cache, is_main_process
 
@@ -141,7 +145,7 @@ def run(arguments: argparse.Namespace) -> int:
             )
 
         training = train(arguments.method, name, arguments.start)
-        beside = [b for b in baselines if train(b, _default_name(b)).new]
+        others = {_default_name(b): train(b, _default_name(b)) for b in baselines}
     if not is_main_process():
         return 0
     folder = workdir.method(name)
@@ -154,13 +158,17 @@ def run(arguments: argparse.Namespace) -> int:
         _say_trained(training, data.facts, time.perf_counter() - start, folder)
     else:
         say(f"{folder} is fitted with these settings already; nothing to do")
-    if beside:
+    if beside := [other for other, made in others.items() if made.new]:
         say(f"fitted beside it, in methods/: {', '.join(beside)}")
+    for other, made in {name: training, **others}.items():
+        for warning in not_learned(other, made.methods):
+            say(f"warning: {warning}")
     return 0
 
 
 def _import(arguments, cache, c, workdir, name) -> int:
     """Makes a method of published weights."""
+    from item_jax import methods
     from item_jax import train as train_lib
     from item_jax.sharding import is_main_process
 
@@ -174,31 +182,47 @@ def _import(arguments, cache, c, workdir, name) -> int:
         weights=arguments.weights,
     )
     if is_main_process():
-        about = training.methods[0].range()
-        say(
-            f"took {arguments.weights}, by its authors trained on {about['real']:,} "
-            f"real + {about['fake']:,} fake of {', '.join(about['generators'])}; wrote "
-            f"{workdir.method(name)}"
-            if training.new
-            else f"{workdir.method(name)} has these weights already; nothing to do"
-        )
-        say(
-            f"note: whether they belong to {cache.embedding['tower']['name']} is not "
-            "known from the file"
-        )
+        method = training.methods[0]
+        if training.new:
+            notes = method.config["training"]["settings"]["weights_notes"]
+            taken = f": {'; '.join(notes)}" if notes else ""
+            say(f"read {arguments.weights}{taken}")
+            say(f"{method.range()['text']}; wrote {workdir.method(name)}")
+        else:
+            say(f"{workdir.method(name)} has these weights already; nothing to do")
+        if not methods.reads_pixels(method.module):
+            say(
+                f"note: whether they belong to {cache.embedding['tower']['name']} is "
+                "not known from the file"
+            )
     return 0
 
 
 def _say_trained(training, facts, seconds, folder) -> None:
-    seeds = len(training.methods)
-    method = training.methods[0]
-    settings = method.config["training"]["settings"].get("train", {})
-    epochs = f", {settings['epochs']} epochs" if "epochs" in settings else ""
+    from item_jax.protocol import generators_text
+    from item_jax.tables import span
+
+    seeds = training.methods
+    aucs = [one.train_auc for one in seeds if one.train_auc is not None]
+    told = f", training AUC {span(aucs, '.3f')}" if aucs else ""
     say(
-        f"trained {method.name!r}, {seeds} seed{'s' if seeds > 1 else ''}, on "
-        f"{facts['real']} real + {facts['fake']} fake of "
-        f"{', '.join(facts['generators'])}{epochs}, {seconds:.1f} s; wrote {folder}"
+        f"trained {seeds[0].name!r}, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}, "
+        f"on {facts['real']} real + {facts['fake']} fake of "
+        f"{generators_text(facts['generators'])}{_epochs(seeds)}{told}, "
+        f"{seconds:.1f} s; wrote {folder}"
     )
+
+
+def _epochs(seeds) -> str:
+    """The epochs that were trained, and how many there could have been."""
+    from item_jax.tables import span
+
+    counts = [one.config["fit"]["epochs"] for one in seeds]
+    if None in counts:
+        return ""
+    most = seeds[0].config["training"]["settings"].get("train", {}).get("epochs")
+    text = f", {span(counts, 'd')} epochs"
+    return text + (f" of at most {most}" if most and min(counts) < most else "")
 
 
 def _default_name(method: str) -> str:

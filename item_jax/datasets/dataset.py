@@ -209,33 +209,27 @@ def check_facts(content: Mapping[str, Any], where: object) -> dict[str, Any]:
     return checked
 
 
-FOREIGN = ("label", "benchmark", "generator", "split", "caption", "objects")
-"""Fields of a `Record` that files of other programs may have."""
-
-
-def foreign_record(key: str, values: Mapping[str, Any], where: str) -> Record:
-    """Makes a record of what a file of another program says of an image.
+def said(known: Mapping[str, Any]) -> list[str]:
+    """Returns what was noticed when a data set was opened, one line each.
 
     Args:
-      key: of the record.
-      values: those of `FOREIGN` are read; a label may also be 0 (real) or 1 (fake).
-        What is not there is read off the folders in `key`, as in a folder of images.
-      where: file and place, for the message.
-
-    Raises:
-      ValueError: for a value that is not one.
+      known: its facts. Those of a `records.jsonl` have no notes: `item-jax index` has
+        printed them.
     """
-    from item_jax.datasets.folder import place
+    index = known.get("index") or {}
+    if "notes" not in index:
+        return []
+    faults = [str(fault) for fault in index.get("faults") or []]
+    more = len(faults) - MOST_SAID
+    lines = [f"fault: {fault}" for fault in faults[:MOST_SAID]]
+    lines += [f"fault: ... and {more} more"] if more > 0 else []
+    return [
+        files.printable(line)
+        for line in (*lines, *(f"note: {note}" for note in index["notes"]))
+    ]
 
-    label, generator, split = place(key.split("/")[:-1])
-    known: dict[str, Any] = {"label": label, "generator": generator, "split": split}
-    given = {k: values[k] for k in FOREIGN if values.get(k) not in (None, "")}
-    if str(given.get("label")) in ("0", "1"):
-        given["label"] = ("real", "fake")[int(given["label"])]
-    try:
-        return Record(key, **(known | given))
-    except ValueError as e:
-        raise ValueError(f"{where}: {e}") from e
+
+MOST_SAID = 20
 
 
 # --------------------------------------------------------------------------- opening
@@ -248,11 +242,13 @@ def open_dataset(
 
     Args:
       name: a `records.jsonl`; the folder of a pack, local or `gs://...`; tar shards of
-        WebDataset, or Parquet files, one or a folder of them; what `save_to_disk` of
-        Hugging Face `datasets` wrote; a folder with `images/` and `captions.jsonl` (and
-        `objects.jsonl`); any other folder of images; "miniature"; `package.module` or
-        `package.module:name`, a data set or a function without arguments that returns
-        one (`dataset` unless named); or a data set, which is returned.
+        WebDataset, or Parquet files, one or a folder of them, at any depth; what
+        `save_to_disk` of Hugging Face `datasets` wrote; a folder with `images/` and
+        `captions.jsonl` (and `objects.jsonl`); any other folder of images;
+        "miniature"; `package.module` or `package.module:name`, a data set or a function
+        without arguments that returns one (`dataset` unless named); or a data set,
+        which is returned. A folder with images of several kinds is what most of them
+        are in, and `said` tells so.
       image_root: the folder the keys of a `records.jsonl` are relative to; by default
         the one in its `records.run.json`.
 
@@ -278,10 +274,18 @@ def open_dataset(
             )
     if module:
         return _from_module(text)
-    kind = FILES.get(Path(text).suffix)
+    kind = FILES.get(Path(text).suffix.casefold())
     if kind and not folder:
         return _open_file(Path(text), kind)
-    return _open_folder(text) if folder else _open_lines(text, image_root)
+    if folder:
+        from item_jax.datasets.kinds import open_folder
+
+        return open_folder(text)
+    from item_jax.datasets.folder import CONTAINERS
+
+    if Path(text).suffix.casefold() in CONTAINERS and os.path.exists(text):
+        raise ValueError(f"{text} is an archive that is not read: unpack it first")
+    return _open_lines(text, image_root)
 
 
 FILES = {".tar": "webdataset", ".parquet": "hugging_face"}
@@ -313,30 +317,8 @@ def _complete(found: Any, name: str) -> Dataset:
     return choices.resolve("data set", found, {}, needs=NEEDS)
 
 
-def _open_folder(text: str) -> Dataset:
-    # TensorFlow Datasets takes a second to import: only where it is needed.
-    if "://" in text or _looks_packed(Path(text)):
-        from item_jax.datasets.tfds import Pack
-
-        return Pack(text)
-    from item_jax.datasets import hugging_face
-    from item_jax.datasets.folder import FolderDataset
-
-    root = Path(text)
-    if any(root.glob("*.tar")):
-        return _open_file(root, "webdataset")
-    if hugging_face.holds_tables(root):
-        return _open_file(root, "hugging_face")
-    captions, objects = root / "captions.jsonl", root / "objects.jsonl"
-    if (root / "images").is_dir() and captions.is_file():
-        return FolderDataset(
-            root / "images", captions, objects if objects.is_file() else None
-        )
-    return FolderDataset(root)
-
-
 def _open_file(path: Path, kind: str) -> Dataset:
-    """Opens what other programs wrote: tar shards, Parquet, or Arrow."""
+    """Opens what other programs wrote: tar shards or Parquet."""
     if kind == "webdataset":
         from item_jax.datasets.webdataset import WebDataset
 
@@ -344,11 +326,6 @@ def _open_file(path: Path, kind: str) -> Dataset:
     from item_jax.datasets.hugging_face import HuggingFaceDataset
 
     return HuggingFaceDataset(path)
-
-
-def _looks_packed(folder: Path) -> bool:
-    """Whether a folder is a pack, or what is left of one, which `Pack` explains."""
-    return (folder / "metadata.json").is_file() or any(folder.glob("*.array_record*"))
 
 
 def _open_lines(text: str, image_root: str | os.PathLike | None) -> Dataset:

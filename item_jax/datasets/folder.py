@@ -1,11 +1,11 @@
 """Folders of images -> records.
 
-The label of an image is the name of a folder above it, and the folders above that
-name its generator and split:
+The folders above an image tell its label, generator and split, by the words of
+`item_jax.datasets.labels`, in any order of label and split:
 
     [split/][generator/][class/]{0_real,1_fake}/image.png      ForenSynths and its kin
-    [generator/]{nature,ai}/image.png                          GenImage
-    {real,fake}/image.jpg                                      your own
+    [generator/][split/]{nature,ai}/image.png                  GenImage
+    {real,fake}/[split/]image.jpg                              your own
 
 The benchmark families, whose trees do not all follow this, are in
 `item_jax.datasets.benchmarks`.
@@ -17,27 +17,34 @@ import dataclasses
 import errno
 import glob
 import os
-from collections import Counter
+import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from item_jax import join, protocol
+from item_jax.datasets import labels, remarks
 from item_jax.datasets.dataset import RecordList
 from item_jax.files import printable
 from item_jax.records import Record, normalise_key
 
-# Never alphabetical: "ai" sorts before "nature" and would make fakes real.
-LABEL_FOLDERS = {
-    "0_real": "real",
-    "real": "real",
-    "nature": "real",
-    "1_fake": "fake",
-    "fake": "fake",
-    "ai": "fake",
-}
-SPLITS = ("train", "val", "test")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+CONTAINERS = (".tar", ".parquet", ".zip", ".tgz", ".gz", ".7z", ".rar")
+"""Suffixes of files that may hold images; of these tar and Parquet are read."""
+LISTS = (".csv", ".tsv", ".jsonl", ".xlsx")
+"""Suffixes of files that may hold labels of images; none of them is read."""
+
+COMPANION = "hidden or of the system"
+COMPANIONS = {
+    *("__macosx", "icon\r"),  # macOS
+    *("thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "recycler"),  # Windows
+    *("system volume information", "thumbs.db:encryptable"),
+    *("@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot"),
+    *("lost+found", "__pycache__"),
+}
+"""What systems, network disks and programs put beside files, in lower case; names that
+begin with a dot (`._a.png`, `.DS_Store`, `.Trashes`, `.ipynb_checkpoints`) are too."""
 
 
 # ------------------------------------------------------------------------------ files
@@ -51,18 +58,27 @@ class Tree:
       sizes: bytes of each by key, sorted by key; -1 for a broken link.
       others: how many files of each other suffix were skipped.
       faults: what is wrong with a file or folder, by its path.
+      containers: {suffix of `CONTAINERS`: paths below the folder, sorted}.
+      lists: paths of files with a suffix of `LISTS`, sorted.
     """
 
     sizes: dict[str, int]
     others: dict[str, int]
     faults: dict[str, str]
+    containers: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    lists: list[str] = dataclasses.field(default_factory=list)
+
+
+def is_companion(name: str) -> bool:
+    """Whether a file or folder of this name was put there by a system."""
+    return name.startswith(".") or name.casefold() in COMPANIONS
 
 
 def tree(root: str | Path) -> Tree:
     """Finds the image files below a folder; links are followed.
 
     A file counts as an image by the end of its name, in any case: `a.b.PNG` does, a
-    name without a suffix does not. Names that begin with a dot, and `__MACOSX`, are
+    name without a suffix does not. What `is_companion` finds is
     skipped. A broken link or a loop of links is a fault; when its name is an image's,
     it is listed too, so that it becomes a failure row.
 
@@ -98,13 +114,19 @@ def tree(root: str | Path) -> Tree:
             walk.faults[prefix or os.fspath(root)] = f"cannot be read: {e.strerror}"
             continue
         for entry in found:
-            if entry.name.startswith(".") or entry.name == "__MACOSX":
-                walk.others["hidden"] += 1
+            if is_companion(entry.name):
+                walk.others[COMPANION] += 1
             elif _is_folder(entry):
                 waiting.append((entry.path, f"{prefix}{entry.name}/", (*above, here)))
             else:
                 walk.add(entry, prefix + entry.name)
-    return Tree(dict(sorted(walk.sizes.items())), dict(walk.others), walk.faults)
+    return Tree(
+        dict(sorted(walk.sizes.items())),
+        dict(walk.others),
+        walk.faults,
+        {suffix: sorted(paths) for suffix, paths in walk.containers.items()},
+        sorted(walk.lists),
+    )
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
@@ -121,6 +143,8 @@ class _Walk:
         self.sizes: dict[str, int] = {}
         self.others: Counter[str] = Counter()
         self.faults: dict[str, str] = {}
+        self.containers: dict[str, list[str]] = defaultdict(list)
+        self.lists: list[str] = []
         self._names: dict[str, str] = {}  # key -> name on disk
 
     def add(self, entry: os.DirEntry, name: str) -> None:
@@ -129,6 +153,10 @@ class _Walk:
         suffix = os.path.splitext(name)[1].lower()
         if suffix not in SUFFIXES:
             self.others[suffix or "no suffix"] += 1
+            if suffix in LISTS:
+                self.lists.append(name)
+            if suffix in CONTAINERS:
+                self.containers[suffix].append(name)
             if fault:  # it could have been a folder of images
                 self.faults[name] = fault
             return
@@ -137,6 +165,12 @@ class _Walk:
             key.encode()
         except UnicodeEncodeError:
             self.faults[ascii(name)] = "the name is not UTF-8; the file is left out"
+            return
+        if key != unicodedata.normalize("NFC", name.replace(os.sep, "/")):
+            self.faults[name] = (
+                "the name has a backslash or begins like a drive, so that no key finds "
+                "it; the file is left out: rename it"
+            )
             return
         if key in self._names:
             one, other = ascii(self._names[key]), ascii(name)
@@ -168,6 +202,18 @@ def skipped(found: Tree) -> list[str]:
         f"{n} {printable(suffix)}" for suffix, n in sorted(found.others.items())
     )
     return [f"skipped, not images by their names: {kinds}"] if kinds else []
+
+
+def nothing(root: str | Path, found: Tree) -> str:
+    """Returns the message for a folder without an image."""
+    text = (
+        f"no image below {os.fspath(root)!r}; suffixes looked for: "
+        f"{', '.join(SUFFIXES)}"
+    )
+    inside = [f"{len(paths)} {suffix}" for suffix, paths in found.containers.items()]
+    if inside:
+        text += f". There are {', '.join(inside)}: unpack them first"
+    return text
 
 
 def image_files(words: Sequence[str | os.PathLike]) -> list[Path]:
@@ -225,6 +271,8 @@ class Index:
         where it has none of its own: `{"ldm_200": "laion"}`; "" stands for images
         below no generator's folder.
       settings: what was read and how, for `records.run.json`.
+      held_out_doubts: folders that look like a test or validation set and are not read
+        as one, after the split they are read as; see `labels.Reader`.
     """
 
     records: list[Record]
@@ -232,6 +280,7 @@ class Index:
     notes: list[str]
     real_sources: dict[str, str] = dataclasses.field(default_factory=dict)
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    held_out_doubts: list[tuple[str, str]] = dataclasses.field(default_factory=list)
 
     def text(self, *, most: int = 20) -> str:
         """Returns the counts, at most `most` faults, and the notes, for people."""
@@ -266,54 +315,51 @@ class Index:
         return "\n".join(lines)
 
 
-def label_folders(root: str | Path, *, benchmark: str = "") -> Index:
+def label_folders(
+    root: str | Path, *, benchmark: str = "", found: Tree | None = None
+) -> Index:
     """Indexes a folder whose folders tell label, generator and split.
 
-    A folder of `SPLITS` gives the split, the first other folder above the label the
-    generator. An image that is in no label folder has no label. A lone folder of real
-    images serves the generators that have none, `protocol.complete_real_sources`.
+    The words for labels and splits are those of `labels`; the first other folder above
+    the label is the generator. An image that is in no label folder has no label. A lone
+    folder of real images serves the generators that have none,
+    `protocol.complete_real_sources`.
 
     Args:
       root: the folder the keys are relative to.
       benchmark: written into every record.
+      found: `tree(root)`, where it is known.
+
+    Returns:
+      The index. A folder that looks like a label or split and is not read as one is a
+      fault, and so is one that looks like a set of several generators.
 
     Raises:
       ValueError: when there is no such folder, or no image in it.
     """
-    found = tree(root)
+    found = tree(root) if found is None else found
     if not found.sizes:
-        raise ValueError(
-            f"no image below {os.fspath(root)!r}; suffixes looked for: "
-            f"{', '.join(SUFFIXES)}"
-        )
+        raise ValueError(nothing(root, found))
+    folders = [tuple(key.split("/")[:-1]) for key in found.sizes]
+    reader = labels.Reader(folders)
     records = []
-    for key in found.sizes:
-        label, generator, split = place(key.split("/")[:-1])
+    for key, above in zip(found.sizes, folders):
+        label, generator, split = reader.place(above)
         records.append(Record(key, label, benchmark, generator, split))
-    notes = skipped(found)
-    without = sum(record.label is None for record in records)
-    if without:
-        notes.append(
-            f"{without} images have no label: none of the folders above them is "
-            f"{', '.join(LABEL_FOLDERS)}"
-        )
     return Index(
         records,
-        [f"{path}: {what}" for path, what in sorted(found.faults.items())],
-        notes,
+        [f"{path}: {what}" for path, what in sorted(found.faults.items())]
+        + reader.faults()
+        + remarks.sets_as_generators(records),
+        skipped(found)
+        + reader.notes()
+        + remarks.unlabelled(records, found.lists)
+        + remarks.below_labels(records)
+        + remarks.below_splits(records),
         protocol.complete_real_sources([vars(record) for record in records]),
         {"benchmark": benchmark},
+        reader.held_out_doubts(),
     )
-
-
-def place(folders: list[str]) -> tuple[str | None, str, str]:
-    """Label, generator and split that the folders above an image tell."""
-    marks = [i for i, name in enumerate(folders) if name in LABEL_FOLDERS]
-    label = LABEL_FOLDERS[folders[marks[-1]]] if marks else None
-    above = folders[: marks[-1]] if marks else folders
-    split = next((name for name in above if name in SPLITS), "")
-    generator = next((name for name in above if name not in SPLITS), "")
-    return label, generator, split
 
 
 # ---------------------------------------------------------------------------- dataset
@@ -366,6 +412,7 @@ class FolderDataset(RecordList):
             "captioner": captioner,
             "grounder": grounder,
             "real_sources": self.index.real_sources,
-            "index": self.index.settings | {"faults": self.index.faults},
+            "index": self.index.settings
+            | {"faults": self.index.faults, "notes": self.index.notes},
         }
         super().__init__(records, facts=facts)

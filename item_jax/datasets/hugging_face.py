@@ -6,11 +6,13 @@
 or, from Python, `dataset.save_to_disk("photos")`: the folder of a `Dataset`, or of a
 `DatasetDict` with a folder for each split.
 
-Of their columns those with the names of a `Record`'s fields are read, and `image`: the
-bytes of a file, alone or in the `{bytes, path}` of `datasets.Image`. A `label` is real
-or fake, 0 or 1, or a `datasets.ClassLabel` with names such as these. The split is a
-column, the name `save_to_disk` keeps of it, its folder, or the beginning of the file's
-name (`train-00000-of-00004.parquet`).
+Of their columns those with the names of a `Record`'s fields are read, `labels`,
+`is_fake` and their like (`labels.COLUMNS`), and `image`: the bytes of a file, alone or
+in the `{bytes, path}` of `datasets.Image`. A label is real, fake or a synonym, 0 or 1,
+or a `datasets.ClassLabel` with such names. The split is a column, the name
+`save_to_disk` keeps of it, a folder (`default/train/0000.parquet`), or in the name of
+the file (`train-00000-of-00004.parquet`); folders tell generators too
+(`midjourney/train-00000-of-00001.parquet`).
 """
 
 from __future__ import annotations
@@ -25,10 +27,11 @@ from pathlib import Path
 from typing import Any
 
 from item_jax import files, images
-from item_jax.datasets.dataset import FOREIGN, RecordList, checked, foreign_record
-from item_jax.datasets.folder import SPLITS
+from item_jax.datasets import labels
+from item_jax.datasets.dataset import RecordList, checked
+from item_jax.datasets.folder import Tree, tree
+from item_jax.datasets.foreign import READ, Row, below, column_name, records_of
 from item_jax.images import ImageError
-from item_jax.records import Record
 
 SHARD = re.compile(r"(.+?)-\d+-of-\d+(-[0-9a-f]+)?")
 SPLIT = re.compile(r"(\w+)(\[.*\])?")  # "train[:1000]" is of train
@@ -46,31 +49,31 @@ class HuggingFaceDataset(RecordList):
       records, facts: see `RecordList`.
     """
 
-    def __init__(self, source: str | os.PathLike):
+    def __init__(self, source: str | os.PathLike, found: Tree | None = None):
         """Reads everything but the images of a file, or of all in a folder.
+
+        Args:
+          source: the file or folder.
+          found: `folder.tree(source)`, where it is known.
 
         Raises:
           ValueError: for a file that is damaged, not there or without images, or a
             field that is not one, naming file and row; or for a key that is there
             twice.
         """
-        self.files = tables_of(Path(source))
+        self.files, notes = tables_of(Path(source), found)
         self._groups: list[tuple[int, int, int]] = []  # file, group, first record
-        records: list[Record] = []
-        seen: set[str] = set()
+        rows: list[Row] = []
+        ignored: set[str] = set()
         for number, file in enumerate(self.files):
-            for group, rows in enumerate(_rows(file)):
-                self._groups.append((number, group, len(records)))
-                for values in rows:
-                    key = values.pop("key")
-                    where = f"{file.path}: {key}"
-                    if key in seen:
-                        raise ValueError(f"{where}: duplicate key")
-                    seen.add(key)
-                    records.append(foreign_record(key, values, where))
-        if not records:
+            for group, (own, others) in enumerate(_rows(file)):
+                self._groups.append((number, group, len(rows)))
+                rows += own
+                ignored |= others
+        if not rows:
             raise ValueError(f"{source}: no row in {len(self.files)} files")
-        super().__init__(records)
+        records, facts = records_of(rows, notes, sorted(ignored))
+        super().__init__(records, facts=facts)
         self._open: dict[int, Any] = {}
         self._lock = threading.Lock()
 
@@ -114,12 +117,16 @@ class TableFile:
     Attributes:
       path: where it is.
       stem: what the keys of its rows begin with, if they have none.
-      split: of its rows, if they have none.
+      split: of its rows, if they have none; whatever it is called.
+      folders: above it, which tell label, generator and split of its rows.
+      prefix: what the keys of its rows begin with.
     """
 
     path: Path
     stem: str
     split: str
+    folders: tuple[str, ...] = ()
+    prefix: str = ""
 
 
 class ParquetFile(TableFile):
@@ -175,48 +182,87 @@ class ArrowFile(TableFile):
             return pyarrow.ipc.open_stream(file).read_all()
 
 
-def holds_tables(folder: Path) -> bool:
-    """Whether a folder is one that `tables_of` reads."""
-    return (
-        (folder / SPLITS_FILE).is_file()
-        or all((folder / name).is_file() for name in STATE_FILES)
-        or bool(_parquet_files(folder))
+def is_saved(folder: Path) -> bool:
+    """Whether `save_to_disk` wrote a folder."""
+    return (folder / SPLITS_FILE).is_file() or all(
+        (folder / name).is_file() for name in STATE_FILES
     )
 
 
-def tables_of(source: Path) -> list[ParquetFile | ArrowFile]:
-    """Returns a Parquet file, those of a folder and of its `data/`, or what
-    `save_to_disk` wrote.
+def count(source: Path, found: Tree) -> int:
+    """Returns how many images the tables of a folder hold; damaged ones hold none."""
+    total = 0
+    try:
+        tables, _ = tables_of(source, found)
+        for table in tables:
+            if "image" in table.schema().names:
+                total += sum(n for n, _ in table.groups([]))
+    except Exception:  # whatever pyarrow finds in a stray file; opened, it is told
+        return total
+    return total
+
+
+def tables_of(
+    source: Path, found: Tree | None = None
+) -> tuple[list[ParquetFile | ArrowFile], list[str]]:
+    """Returns a Parquet file, all below a folder, or what `save_to_disk` wrote.
+
+    Of the Parquet files of a folder those without images are left aside, when another
+    one has them: img2dataset writes one beside each tar file.
+
+    Args:
+      source: the file or folder.
+      found: `folder.tree(source)`, where it is known.
+
+    Returns:
+      The files, and what was left aside.
 
     Raises:
       ValueError: if a folder of `save_to_disk` lacks one of its files, or names one
         that is elsewhere.
     """
     if not source.is_dir():
-        return [_parquet(source)]
+        return _parquet([source], source), []
     if (source / SPLITS_FILE).is_file():
         where = str(source / SPLITS_FILE)
         names = files.field(files.read_json(where), "splits", list, where)
-        found: list[ParquetFile | ArrowFile] = []
+        saved: list[ParquetFile | ArrowFile] = []
         for name in names:
             folder = _inside(source, name, where)
             if not folder.is_dir():
                 raise ValueError(f"{where}: names {name!r}, which is not there")
-            found += _saved(folder, f"{name}.", name)
-        return found
-    if all((source / name).is_file() for name in STATE_FILES):
-        return _saved(source, "", "")
-    return [_parquet(path) for path in _parquet_files(source)]
+            saved += _saved(folder, f"{name}.", name)
+        return saved, []
+    if is_saved(source):
+        return _saved(source, "", ""), []
+    found = tree(source) if found is None else found
+    tables = _parquet(
+        [source / p for p in found.containers.get(".parquet", [])], source
+    )
+    with_images = [table for table in tables if _has_images(table)]
+    if not with_images or len(with_images) == len(tables):
+        return tables, []
+    n = len(tables) - len(with_images)
+    return with_images, [f"Parquet files without images, not read: {n}"]
 
 
-def _parquet_files(folder: Path) -> list[Path]:
-    return sorted([*folder.glob("*.parquet"), *folder.glob("data/*.parquet")])
+def _has_images(table: ParquetFile | ArrowFile) -> bool:
+    try:
+        return "image" in table.schema().names
+    except Exception:  # a damaged one is read, and told
+        return True
 
 
-def _parquet(path: Path) -> ParquetFile:
-    shard = SHARD.fullmatch(path.stem)
-    split = path.stem if path.stem in (*SPLITS, "validation") else ""
-    return ParquetFile(path, path.stem, shard[1] if shard else split)
+def _parquet(paths: list[Path], source: Path) -> list[ParquetFile | ArrowFile]:
+    made: list[ParquetFile | ArrowFile] = []
+    for path, (folders, prefix) in zip(paths, below(paths, source)):
+        shard = SHARD.fullmatch(path.stem)
+        name = shard[1] if shard else path.stem
+        known = labels.split_of(name) or labels.split_in(name) or labels.label_of(name)
+        # The name of a shard is that of its split, whatever it is.
+        split = name if shard and not known else ""
+        made.append(ParquetFile(path, path.stem, split, folders, prefix))
+    return made
 
 
 def _saved(folder: Path, prefix: str, split: str) -> list[ParquetFile | ArrowFile]:
@@ -232,7 +278,10 @@ def _saved(folder: Path, prefix: str, split: str) -> list[ParquetFile | ArrowFil
         own = _inside(folder, files.field(entry, "filename", str, where), where)
         if not own.is_file():
             raise ValueError(f"{where}: names {own.name!r}, which is not there")
-        found.append(ArrowFile(own, prefix + own.stem, split))
+        # A `DatasetDict` may have the splits real and fake.
+        label = (split,) if labels.label_of(split) else ()
+        name = "" if label else split
+        found.append(ArrowFile(own, prefix + own.stem, name, label))
     return found
 
 
@@ -243,8 +292,8 @@ def _inside(folder: Path, name: object, where: str) -> Path:
     return folder / str(name)
 
 
-def _rows(file: ParquetFile | ArrowFile) -> Iterator[list[dict[str, Any]]]:
-    """Yields the rows of each group without their images."""
+def _rows(file: ParquetFile | ArrowFile) -> Iterator[tuple[list[Row], set[str]]]:
+    """Yields the rows of each group without their images, and the columns not read."""
     import pyarrow
 
     if not file.path.is_file():
@@ -260,16 +309,24 @@ def _rows(file: ParquetFile | ArrowFile) -> Iterator[list[dict[str, Any]]]:
                 f"{file.path}: the column 'image' has {schema.field('image').type}; "
                 "expected bytes, alone or in {bytes, path}"
             )
-        names = _class_names(schema)
-        columns = [name for name in ("key", *FOREIGN) if name in schema.names]
+        classes = _class_names(schema)
+        columns: dict[str, str] = {}  # as it is called here -> in the file
+        for name in sorted(schema.names, key=lambda n: n != column_name(n)):
+            if column_name(name) in READ:
+                columns.setdefault(column_name(name), name)
+        others = {*schema.names} - {*columns.values(), "image"}
         first = 0
-        for count, table in file.groups(columns):
-            rows = [dict[str, Any]() for _ in range(count)]
+        for count, table in file.groups(list(columns.values())):
+            own = [dict[str, Any]() for _ in range(count)]
             if columns:  # a table without columns has no rows
-                rows = table.to_pylist()
-            for i, row in enumerate(rows, start=first):
-                _complete(row, file, i, names)
-            yield rows
+                own = table.to_pylist()
+            yield (
+                [
+                    _row({c: r[n] for c, n in columns.items()}, file, i, classes)
+                    for i, r in enumerate(own, start=first)
+                ],
+                others,
+            )
             first += count
     except (pyarrow.ArrowException, OSError) as e:
         kind = "Parquet" if isinstance(file, ParquetFile) else "Arrow"
@@ -286,30 +343,48 @@ def _holds_images(kind: Any) -> bool:
     return types.is_binary(kind) or types.is_large_binary(kind) or types.is_null(kind)
 
 
-def _complete(row: dict[str, Any], file: TableFile, i: int, names: list[str]) -> None:
-    """Adds what the file says, and gives labels and objects their usual form."""
+def _row(
+    values: dict[str, Any], file: TableFile, i: int, classes: dict[str, list[str]]
+) -> Row:
+    """A row with labels and objects in their usual form."""
     where = f"{file.path}: row {i}"
-    # No folder: what a shard is called says nothing of a generator.
-    key = row.setdefault("key", f"{file.stem}.{i}")
+    key = values.pop("key", f"{file.stem}.{i}")
     if not isinstance(key, str) or not key:
         raise ValueError(f"{where}: the key is {key!r}; expected text")
-    row["split"] = row.get("split") or file.split
-    label, objects = row.get("label"), row.get("objects")
-    if names and isinstance(label, int):
-        if label >= len(names):
-            raise ValueError(f"{where}: label {label}; its classes are {names}")
-        row["label"] = names[label] if label >= 0 else None
+    for column, names in classes.items():
+        number = values.get(column)
+        if isinstance(number, int):
+            if number >= len(names):
+                raise ValueError(f"{where}: {column} {number}; its classes are {names}")
+            values[column] = names[number] if number >= 0 else None
+    objects = values.get("objects")
     if isinstance(objects, dict):  # a `datasets.Sequence` of several fields
-        row["objects"] = [dict(zip(objects, own)) for own in zip(*objects.values())]
+        values["objects"] = [dict(zip(objects, own)) for own in zip(*objects.values())]
+    shard = SHARD.fullmatch(file.path.stem)
+    name = shard[1] if shard else file.path.stem
+    return Row(
+        key,
+        values,
+        f"{file.path}: {key}",
+        file.folders,
+        name if isinstance(file, ParquetFile) else "",
+        file.prefix,
+        file.split,
+    )
 
 
-def _class_names(schema: Any) -> list[str]:
-    """The names of a `datasets.ClassLabel`, as the library stores them."""
+def _class_names(schema: Any) -> dict[str, list[str]]:
+    """The names of each `datasets.ClassLabel`, as the library stores them."""
     stored = (schema.metadata or {}).get(b"huggingface", b"")
     try:
-        return json.loads(stored)["info"]["features"]["label"].get("names") or []
+        features = json.loads(stored)["info"]["features"]
+        return {
+            column_name(column): [str(name) for name in feature["names"]]
+            for column, feature in features.items()
+            if isinstance(feature, dict) and isinstance(feature.get("names"), list)
+        }
     except (ValueError, KeyError, TypeError, AttributeError):
-        return []  # plain Parquet
+        return {}  # plain Parquet
 
 
 dataset = HuggingFaceDataset

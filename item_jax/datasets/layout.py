@@ -47,7 +47,7 @@ def find(
       ValueError: as `read_benchmark` and `folder.label_folders`; and for a choice of
         generators, split or subset in an own folder.
     """
-    if _is_known(benchmark):
+    if is_known(benchmark):
         return read_benchmark(
             root,
             benchmarks.get(benchmark),
@@ -66,20 +66,33 @@ def find(
             f"{given[0]} needs a known benchmark, not {benchmark!r}; "
             f"{choices.nearest(benchmark, benchmarks.names())}"
         )
-    found = folder.label_folders(root, benchmark=benchmark)
+    return label_own_folder(root, benchmark)
+
+
+def label_own_folder(root: str | Path, name: str) -> Index:
+    """Indexes a folder of one's own; a note says so if `name` resembles a benchmark's.
+
+    Args:
+      root: the folder the keys are relative to.
+      name: written into every record as its benchmark; "" for none.
+
+    Raises:
+      ValueError: as `folder.label_folders`.
+    """
+    found = folder.label_folders(root, benchmark=name)
     close = difflib.get_close_matches(
-        benchmark.casefold(), benchmarks.names(), n=1, cutoff=0.7
+        name.casefold(), benchmarks.names(), n=1, cutoff=0.7
     )
     if close:
         found.notes.append(
-            f"{benchmark!r} is read as a name of your own: nothing is checked. Did you "
+            f"{name!r} is read as a name of your own: nothing is checked. Did you "
             f"mean {close[0]!r}?"
         )
     return found
 
 
-def _is_known(benchmark: str) -> bool:
-    """Whether a name is that of a table, ours or an importable module's."""
+def is_known(benchmark: str) -> bool:
+    """Returns whether a name is that of a table, ours or an importable module's."""
     if benchmark.casefold() in benchmarks.names() or ":" in benchmark:
         return True
     return "." in benchmark and choices.importable(benchmark)

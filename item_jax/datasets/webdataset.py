@@ -3,8 +3,10 @@
     000017.jpg  000017.json  000017.txt  000017.cls
 
 The image; what is known of it, with the fields of a `Record` (others are not read); its
-caption; its label, 0 or real, 1 or fake. Only the image is required. Members are found
-once and read where they are: nothing is unpacked, and no package is needed.
+caption; its label, 0 or real, 1 or fake. Only the image is required. Folders in the
+names, above the tar file (`train/00000.tar`) and words of its name
+(`photos-train-000000.tar`) tell the rest. Members are found once and read where they
+are: nothing is unpacked, and no package is needed.
 """
 
 from __future__ import annotations
@@ -12,14 +14,22 @@ from __future__ import annotations
 import os
 import tarfile
 from array import array
-from collections.abc import Iterator
+from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from item_jax import files, images
-from item_jax.datasets.dataset import RecordList, checked, foreign_record
+from item_jax.datasets.dataset import RecordList, checked
+from item_jax.datasets.folder import Tree, is_companion, tree
+from item_jax.datasets.foreign import (
+    READ,
+    Row,
+    below,
+    column_name,
+    decode,
+    records_of,
+)
 from item_jax.images import ImageError
-from item_jax.records import Record
+from item_jax.records import normalise_key
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif", "avif")
 TEXTS = {"txt": "caption", "cls": "label"}
@@ -37,8 +47,12 @@ class WebDataset(RecordList):
       records, facts: see `RecordList`.
     """
 
-    def __init__(self, source: str | os.PathLike):
-        """Finds the samples of a tar file, or of all in a folder.
+    def __init__(self, source: str | os.PathLike, found: Tree | None = None):
+        """Finds the samples of a tar file, or of all below a folder.
+
+        Args:
+          source: the file or folder.
+          found: `folder.tree(source)`, where it is known.
 
         Raises:
           ValueError: for a shard that is damaged, cut off or compressed, a sample
@@ -46,12 +60,15 @@ class WebDataset(RecordList):
             not one, naming shard and sample.
         """
         path = Path(source)
-        self.shards = sorted(path.glob("*.tar")) if path.is_dir() else [path]
+        self.shards = shards_of(path, found)
         self._places = array("q")  # of each image: shard, offset, size
-        records: list[Record] = []
-        seen: dict[str, Path] = {}
-        for number, shard in enumerate(self.shards):
-            for name, members in _samples(shard):
+        rows: list[Row] = []
+        ignored: set[str] = set()
+        skipped: Counter[str] = Counter()
+        for number, (shard, (folders, prefix)) in enumerate(
+            zip(self.shards, below(self.shards, path))
+        ):
+            for name, members in _samples(shard, skipped).items():
                 where = f"{shard}: {name}"
                 pictures = [e for e in members if e.lower() in IMAGES]
                 if len(pictures) != 1:
@@ -59,16 +76,18 @@ class WebDataset(RecordList):
                         f"{where}: a sample has one image ({', '.join(IMAGES)}), "
                         f"found {', '.join(members)}"
                     )
-                if name in seen:
-                    raise ValueError(f"{where}: is in {seen[name]} too")
-                seen[name] = shard
                 image = members[pictures[0]]
                 self._places.extend((number, image.offset_data, image.size))
-                values = _values(shard, members, where)
-                records.append(foreign_record(f"{name}.{pictures[0]}", values, where))
-        if not records:
+                row = Row(
+                    f"{name}.{pictures[0]}", {}, where, folders, shard.stem, prefix
+                )
+                ignored |= _read_values(row, shard, members)
+                rows.append(row)
+        if not rows:
             raise ValueError(f"{source}: no sample in {len(self.shards)} tar files")
-        super().__init__(records)
+        notes = [f"members of tar files, not read: {n} {k}" for k, n in skipped.items()]
+        records, facts = records_of(rows, notes, sorted(ignored))
+        super().__init__(records, facts=facts)
 
     def read(self, number: int) -> bytes:
         shard, offset, size = self._places[3 * checked(number, len(self)) :][:3]
@@ -77,50 +96,107 @@ class WebDataset(RecordList):
         return _read(self.shards[shard], offset, size)
 
 
-def _samples(shard: Path) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
-    """Yields name and members by extension; those of a sample follow each other."""
+def shards_of(source: Path, found: Tree | None = None) -> list[Path]:
+    """Returns a tar file, or all that are below a folder."""
+    if not source.is_dir():
+        return [source]
+    found = tree(source) if found is None else found
+    return [source / path for path in found.containers.get(".tar", [])]
+
+
+def count(source: Path, found: Tree, most: int) -> int:
+    """Returns how many images the shards of a folder hold, up to `most` and some.
+
+    What comes behind damage in a shard is not counted.
+    """
+    total = 0
+    for shard in shards_of(source, found):
+        try:
+            with tarfile.open(shard, "r:") as tar:
+                for member in tar:
+                    total += member.isreg() and _is_image(member.name)
+                    if total > most:
+                        return total
+        except (tarfile.TarError, OSError, EOFError):
+            continue  # opened, it is told
+    return total
+
+
+def _is_image(name: str) -> bool:
+    return name.rpartition(".")[2].lower() in IMAGES and not _is_skipped(name)
+
+
+def _is_skipped(name: str) -> bool:
+    parts = normalise_key(name).split("/")
+    return any(is_companion(part) for part in parts if part != "..")
+
+
+def _samples(
+    shard: Path, skipped: Counter[str]
+) -> dict[str, dict[str, tarfile.TarInfo]]:
+    """Returns the members of each sample by name and extension.
+
+    In a tar that `tar` made of a folder those of a sample need not follow each other.
+    """
+    found: dict[str, dict[str, tarfile.TarInfo]] = {}
     name = ""
-    members: dict[str, tarfile.TarInfo] = {}
     try:
         # Without compression, so that a member can be read where it is.
         with tarfile.open(shard, "r:") as tar:
             for member in tar:
                 if not member.isreg():
-                    continue
-                folder, slash, base = member.name.rpartition("/")
-                # As webdataset has it: the extension begins at the first dot.
-                stem, _, extension = base.partition(".")
-                if folder + slash + stem != name and members:
-                    yield name, members
-                    members = {}
-                name = folder + slash + stem
-                members[extension] = member
+                    skipped["links or devices"] += not member.isdir()
+                elif _is_skipped(member.name):
+                    skipped["hidden or of the system"] += 1
+                else:
+                    folder, slash, base = normalise_key(member.name).rpartition("/")
+                    # As webdataset has it: the extension begins at the first dot.
+                    stem, _, extension = base.partition(".")
+                    name = folder + slash + stem
+                    members = found.setdefault(name, {})
+                    if extension in members:
+                        raise ValueError(f"{shard}: {member.name} is there twice")
+                    members[extension] = member
             end = tar.offset
     except (tarfile.TarError, OSError, EOFError) as e:
         raise ValueError(f"{shard}: not a whole, uncompressed tar: {e}") from e
-    if members:
-        yield name, members
-    if _read(shard, end, BLOCK) != bytes(BLOCK):
+    skipped += Counter()  # without zeros
+    if found and _read(shard, end, BLOCK) != bytes(BLOCK):
         raise ValueError(f"{shard}: is cut off behind {name!r}")
+    return found
 
 
-def _values(
-    shard: Path, members: dict[str, tarfile.TarInfo], where: str
-) -> dict[str, Any]:
-    values: dict[str, Any] = {}
+def _read_values(
+    row: Row, shard: Path, members: dict[str, tarfile.TarInfo]
+) -> set[str]:
+    """Adds what the texts of a sample say; returns the fields that are not read.
+
+    A text that is not UTF-8 is the error of its record: that image fails alone.
+    """
+    ignored: set[str] = set()
     for extension in ("json", *TEXTS):
         member = members.get(extension)
         if member is None:
             continue
+        where = f"{row.where}.{extension}"
         if member.size > LARGEST_TEXT:
-            raise ValueError(f"{where}.{extension}: {member.size:,} bytes")
+            raise ValueError(f"{where}: {member.size:,} bytes")
         content = _read(shard, member.offset_data, member.size)
         if extension == "json":
-            values |= files.parse_json(content, f"{where}.json")
-        else:
-            text = content.decode("utf-8", "replace").strip()
-            values[TEXTS[extension]] = text
-    return values
+            values = files.parse_json(content, where)
+            if not isinstance(values, dict):
+                raise ValueError(f"{where}: expected a JSON object")
+            for name, value in values.items():
+                if column_name(name) in READ and name != "key":
+                    row.values[column_name(name)] = value
+                elif name != "key":
+                    ignored.add(name)
+            continue
+        try:
+            row.values[TEXTS[extension]] = decode(content)
+        except ValueError as e:
+            row.error = f"{where} {e}"
+    return ignored
 
 
 def _read(path: Path, offset: int, size: int) -> bytes:

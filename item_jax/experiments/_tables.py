@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+from item_jax.cache import EmbeddingCache
 from item_jax.choices import nearest
-from item_jax.experiments.artefact import AVERAGE, Artefact, published, rows_of
+from item_jax.experiments.artefact import (
+    AVERAGE,
+    Artefact,
+    Row,
+    order,
+    published,
+    rows_of,
+)
 from item_jax.experiments.study import Missing, Study
 from item_jax.fitted import FittedMethod
 
@@ -44,14 +53,73 @@ def table(
     missing += absent(study, [row["method"] for row in own])
     if not here:
         return Artefact([], figures=figures, missing=missing, published=own)
-    results = study.evaluate(fit_all(study, missing), only=here)
-    rows = rows_of(results)
-    benchmark = next(iter(results["generators"])).rpartition("/")[0]
-    if not benchmark:  # one benchmark in the cache: its columns go without its name
-        named = {row["column"].rpartition("/")[2] for row in own}
-        known = {row["column"] for row in rows} - {AVERAGE}
-        own = own if known & named else []
+    rows = compared(study, fit_all(study, missing), here)
+    if not {row["column"] for row in rows} & {_known_as(rows, row) for row in own}:
+        own = []
     return Artefact(rows, figures=figures, missing=missing, published=own)
+
+
+def _known_as(rows: Sequence[Row], cell: Row) -> str:
+    """The column of some rows that a published cell belongs to."""
+    several = any("/" in row["column"] for row in rows)
+    name = cell["column"] if several else cell["column"].rpartition("/")[2]
+    return "" if name == AVERAGE else name
+
+
+def compared(
+    study: Study,
+    fitted: Mapping[str, Sequence[FittedMethod]],
+    only: Sequence[str],
+    *,
+    cache: EmbeddingCache | None = None,
+    varied: Sequence[str] = (),
+    **more: Any,
+) -> list[Row]:
+    """Scores methods and returns rows, their columns in the order of the papers.
+
+    Columns that the papers do not have follow in the order of `only`.
+
+    Args:
+      study: of the workdir.
+      fitted: by name.
+      only: generators or benchmarks.
+      cache: to score; by default the main one.
+      varied: settings that differ from those of the training on purpose.
+      more: entries that every row gets.
+    """
+    rows = rows_of(
+        study.evaluate(fitted, cache=cache, only=only, varied=varied), **more
+    )
+    printed = [*published("tables 1 and 2"), *published("table 3")]
+    known = [_known_as(rows, cell) for cell in printed]
+    wanted = list(dict.fromkeys([*known, *only]))
+
+    def place(column: str) -> int:
+        names = (column, column.rpartition("/")[2], column.partition("/")[0])
+        return min((wanted.index(n) for n in names if n in wanted), default=len(wanted))
+
+    columns = sorted(order(rows, "column"), key=place)
+    columns = order([{"column": column} for column in columns], "column")
+    return [
+        row
+        for name in order(rows, "method")
+        for column in columns
+        for row in rows
+        if (row["method"], row["column"]) == (name, column)
+    ]
+
+
+def only_one(rows: Sequence[Row], what: str) -> list[str]:
+    """Returns a note if there is nothing to compare, else none.
+
+    Args:
+      rows: of an artefact.
+      what: its lines are, in the plural.
+    """
+    lines = order(rows, "method")
+    if len(lines) != 1:
+        return []
+    return [f"only one of the {what} is here, {lines[0]}: nothing is compared"]
 
 
 def fit_all(study: Study, missing: list[Missing]) -> dict[str, list[FittedMethod]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from item_jax.experiments import _tables, drawing
-from item_jax.experiments.artefact import Artefact, rows_of
+from item_jax.experiments.artefact import Artefact
 from item_jax.experiments.study import Study
 
 
@@ -26,7 +26,7 @@ def compare(study: Study, variants: Mapping[str, Mapping[str, Any]]) -> Artefact
         name: study.fit(f"item {name}" if changes else "item", "item", changes)
         for name, changes in variants.items()
     }
-    return Artefact(rows_of(study.evaluate(fitted, only=only)), missing=missing)
+    return Artefact(_tables.compared(study, fitted, only), missing=missing)
 
 
 draw = drawing.dots

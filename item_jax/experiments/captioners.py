@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from item_jax.datasets.dataset import facts, open_dataset
 from item_jax.experiments import _tables, drawing
-from item_jax.experiments.artefact import Artefact, rows_of
+from item_jax.experiments.artefact import Artefact
 from item_jax.experiments.study import Missing, Need, Study, slug
 
 TITLE = "AP of ITEM with other captioners (ITEM, Fig. 7)"
@@ -35,7 +35,7 @@ def run(study: Study) -> Artefact:
         return Artefact([], missing=missing)
     item = study.fit("item")
     own = (study.main.embedding["captioner"] or {"id": "an unknown captioner"})["id"]
-    rows = rows_of(study.evaluate({own: item}, only=only))
+    rows = _tables.compared(study, {own: item}, only)
     for need in needs(study):
         cache = study.find(need)
         if isinstance(cache, Missing):
@@ -43,9 +43,10 @@ def run(study: Study) -> Artefact:
             continue
         other = need.changes["captioner.id"]
         again = study.fit(f"item {need.name}", cache=cache)
-        rows += rows_of(study.evaluate({other: again}, cache=cache, only=only))
+        rows += _tables.compared(study, {other: again}, only, cache=cache)
         transferred = {f"{own}, tested with {other}": item}
-        rows += rows_of(study.evaluate(transferred, cache=cache, only=only))
+        varied = (*need.changes, *need.free)
+        rows += _tables.compared(study, transferred, only, cache=cache, varied=varied)
     if not c.captioners:
         missing.append(
             Missing(
@@ -59,7 +60,8 @@ def run(study: Study) -> Artefact:
                 ),
             )
         )
-    return Artefact(rows, missing=missing)
+    notes = _tables.only_one(rows, "captioners")
+    return Artefact(rows, missing=missing, notes=notes)
 
 
 draw = drawing.dots

@@ -10,7 +10,7 @@ from __future__ import annotations
 from item_jax import perturb
 from item_jax.datasets.dataset import facts, open_dataset
 from item_jax.experiments import _tables, drawing
-from item_jax.experiments.artefact import Artefact, Row, rows_of
+from item_jax.experiments.artefact import AVERAGE, Artefact, Row
 from item_jax.experiments.study import Missing, Need, Study, slug
 
 TITLE = "AP on perturbed images, methods trained on clean ones (ITEM, Fig. 4)"
@@ -65,8 +65,9 @@ def run(study: Study) -> Artefact:
     rows: list[Row] = []
     if only:
         fitted = _tables.fit_all(study, missing)
-        clean = study.evaluate(fitted, only=only)
-        rows += rows_of(clean, condition="clean", captions="of the same images")
+        rows += _tables.compared(
+            study, fitted, only, condition="clean", captions="of the same images"
+        )
         for need in needs(study):
             cache = study.find(need)
             if isinstance(cache, Missing):
@@ -79,8 +80,12 @@ def run(study: Study) -> Artefact:
             able = {name: m for name, m in fitted.items() if lacking[name] is None}
             again = "captioner.perturbation" in need.changes
             label = perturb.label(**cache.embedding["perturb"])
-            rows += rows_of(
-                study.evaluate(able, cache=cache, only=only),
+            rows += _tables.compared(
+                study,
+                able,
+                only,
+                cache=cache,
+                varied=(*need.changes, *need.free),
                 condition=f"{label}, recaptioned" if again else label,
                 captions="of the same images" if again else "kept",
             )
@@ -96,8 +101,15 @@ def run(study: Study) -> Artefact:
                 ),
             )
         )
-    average = [row for row in rows if row["column"] == "average"]
-    return Artefact(average, columns_by="condition", missing=missing)
+    average = [row for row in rows if row["column"] == AVERAGE]
+    notes = [f"severities 1, 2, 3 of {kind}: {values(kind)}" for kind in KINDS]
+    return Artefact(average, columns_by="condition", missing=missing, notes=notes)
+
+
+def values(kind: str) -> str:
+    """Returns what the severities of a perturbation are, with the unit."""
+    shown = ", ".join(f"{value:g}" for value in perturb.SEVERITIES[kind])
+    return f"{drawing.UNITS[kind]} {shown}"
 
 
 draw = drawing.severities

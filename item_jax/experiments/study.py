@@ -100,6 +100,7 @@ class Study:
         self.workdir = workdir
         self._card, self._force, self._say = card, force, say
         self._start = starts(config.paper.start, config.paper.methods)
+        self._settings = own_settings(config.paper.settings, config.paper.methods)
         self.main = EmbeddingCache(workdir.cache())
         self.main.check_finished()
         self._data = data
@@ -120,9 +121,13 @@ class Study:
         """Returns the command that makes a cache, for a shell."""
         return shlex.join(["item-jax", *self.words(need)])
 
-    def again(self, changes: Mapping[str, str]) -> str:
-        """Returns the command for the tables with other settings, for a shell."""
-        words = ["paper", "table1", "table2", "table3"]
+    def again(
+        self,
+        changes: Mapping[str, str],
+        names: Sequence[str] = ("table1", "table2", "table3"),
+    ) -> str:
+        """Returns the command for experiments with other settings, for a shell."""
+        words = ["paper", *names]
         words += [f"--config={self._card}"] if self._card else []
         words += ["--workdir", str(self.workdir.path)]
         words += [f"--config.{name}={value}" for name, value in changes.items()]
@@ -246,6 +251,9 @@ class Study:
         """
         cache = cache or self.main
         config = self.changed(changes or {})
+        own = self._settings.get(method, {})
+        for field, value in own.items():
+            config_lib.override(config, field, value)
         images = (str(cache.folder), config.train.split, tuple(config.train.generators))
         if images not in self._training:
             self._training[images] = train_lib.training_set(cache, config)
@@ -256,6 +264,7 @@ class Study:
             method=method,
             name=slug(name),
             force=self._force,
+            overridden=tuple(own),
             data=self._training[images],
             start=self._start.get(method),
         )
@@ -269,6 +278,7 @@ class Study:
         *,
         cache: EmbeddingCache | None = None,
         only: Iterable[str] = (),
+        varied: Sequence[str] = (),
     ) -> dict[str, Any]:
         """Returns the results of methods, as `item_jax.evaluate_methods`.
 
@@ -276,12 +286,19 @@ class Study:
           fitted: by name, the first one is what the others are compared with.
           cache: to score; by default the main one.
           only: generators or benchmarks; () is all of them.
+          varied: settings, or sections of them, in which the cache differs from the
+            training on purpose: no warning says so.
         """
         cache = cache or self.main
         config = self.changed({"evaluate.generators": tuple(only)})
-        key = (str(cache.folder), tuple(only), *((n, id(m)) for n, m in fitted.items()))
+        key = (
+            *(str(cache.folder), tuple(only), tuple(varied)),
+            *((n, id(m)) for n, m in fitted.items()),
+        )
         if key not in self._results:
-            self._results[key] = evaluate.evaluate_methods(cache, fitted, config)
+            self._results[key] = evaluate.evaluate_methods(
+                cache, fitted, config, varied=varied
+            )
         return self._results[key]
 
     def changed(self, changes: Mapping[str, Any]) -> ConfigDict:
@@ -309,6 +326,33 @@ def starts(entries: Iterable[str], names: Sequence[str]) -> dict[str, str]:
         if not file:
             raise ValueError(f"paper.start: {entry!r} is not METHOD=FILE")
         found[check("method of paper.start", name, names)] = file
+    return found
+
+
+def own_settings(
+    entries: Iterable[str], names: Sequence[str]
+) -> dict[str, dict[str, str]]:
+    """Reads `METHOD:FIELD=VALUE` of `paper.settings`.
+
+    Args:
+      entries: those.
+      names: the methods there are.
+
+    Returns:
+      {method: {field: value}}.
+
+    Raises:
+      ValueError: for another form, another method, or a field that it does not use.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for entry in entries:
+        setting, _, value = entry.partition("=")
+        name, _, field = setting.rpartition(":")
+        if not (name and field and value):
+            raise ValueError(f"paper.settings: {entry!r} is not METHOD:FIELD=VALUE")
+        name = check("method of paper.settings", name, names)
+        train_lib.refuse_unused(name, [field])
+        found.setdefault(name, {})[field] = value
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from item_jax.experiments import _tables, drawing
-from item_jax.experiments.artefact import Artefact, rows_of
+from item_jax.experiments.artefact import Artefact
 from item_jax.experiments.study import Missing, Need, Study, slug
 
 TITLE = "AP of ITEM with other CLIP towers (ITEM, Fig. 8)"
@@ -30,7 +30,7 @@ def run(study: Study) -> Artefact:
     if not only:
         return Artefact([], missing=missing)
     own = Path(study.main.embedding["tower"]["name"]).name
-    rows = rows_of(study.evaluate({own: study.fit("item")}, only=only))
+    rows = _tables.compared(study, {own: study.fit("item")}, only)
     for need in needs(study):
         cache = study.find(need)
         if isinstance(cache, Missing):
@@ -38,8 +38,16 @@ def run(study: Study) -> Artefact:
             continue
         fitted = study.fit(f"item {need.name}", cache=cache)
         label = Path(need.changes["tower.name"]).name
-        rows += rows_of(study.evaluate({label: fitted}, cache=cache, only=only))
-    return Artefact(rows, missing=missing)
+        rows += _tables.compared(study, {label: fitted}, only, cache=cache)
+    if not c.towers:
+        missing.append(
+            Missing(
+                "other towers, in the paper RN50 and ViT-B/16",
+                "--config.paper.towers names none",
+                (study.again({"paper.towers": "RN50,ViT-B-16"}, ["towers"]),),
+            )
+        )
+    return Artefact(rows, missing=missing, notes=_tables.only_one(rows, "towers"))
 
 
 draw = drawing.dots

@@ -2,7 +2,8 @@
 
 A method is a module (or any object) with
 
-    NEEDS                      names of the arrays it reads, of `embeddings.ARRAYS`, and
+    NEEDS                      names of the arrays it reads, of `embeddings.ARRAYS`, of
+                               `embeddings.OUTPUTS`, `part.outputs["block_tokens"]`, and
                                "pixels" if it reads images, `part.image(i)`,
                                "error_maps" for what a diffusion model could not
                                reconstruct, `part.error_map(i)`
@@ -18,6 +19,9 @@ and, where it makes sense,
                                -> a state per seed; without it, it is fitted once
     START                      the weights that its authors started from, in words; its
                                `fit_seeds` then takes `start=`
+    from_weights(tensors)      -> state: of weights that its authors, or their code,
+                               saved; with PUBLISHED and SKIPPED, see
+                               `item_jax.published`
     check(state)               raises ValueError for a state that cannot be scored
 
 `parts` are the labelled `Embeddings` of the training set, `part` some others. A method
@@ -31,7 +35,7 @@ from __future__ import annotations
 from typing import Any
 
 from item_jax import choices
-from item_jax.embeddings import ARRAYS
+from item_jax.embeddings import ARRAYS, OUTPUTS
 
 PIXELS, ERROR_MAPS = "pixels", "error_maps"
 
@@ -64,6 +68,7 @@ def get(name: Any) -> Any:
     found = choices.resolve(
         "method", name, __name__, needs=("NEEDS", "fit", "score"), inside="METHOD"
     )
+    allowed = (*ARRAYS, *OUTPUTS, PIXELS, ERROR_MAPS)
     for need in found.NEEDS:
-        choices.check(f"NEEDS of method {name!r}:", need, (*ARRAYS, PIXELS, ERROR_MAPS))
+        choices.check(f"NEEDS of method {name!r}:", need, allowed)
     return found

@@ -126,6 +126,7 @@ def image_outputs(config: Config) -> dict[str, tuple[int, ...]]:
         EMBEDDING: (config.embed_dim,),
         "pooled": (c.width,),
         "class_tokens": (c.layers, c.width),
+        "block_tokens": (c.layers, config.embed_dim),
     }
 
 

@@ -203,6 +203,8 @@ def image_outputs(config: Config) -> dict[str, tuple[int, ...]]:
         found["pooled"] = (c.transformer.width,)
     if c.class_token:
         found["class_tokens"] = (c.transformer.layers, c.transformer.width)
+    if c.class_token and c.projection:
+        found["block_tokens"] = (c.transformer.layers, config.embed_dim)
     return found
 
 

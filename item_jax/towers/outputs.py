@@ -4,9 +4,10 @@
 | --- | --- | --- |
 | `embedding` | `[D]` | in the joint space |
 | `pooled` | `[width]` | before the projection |
-| `class_tokens` | `[layers, width]` | behind `ln_2` of each block, as in RINE |
+| `class_tokens` | `[layers, width]` | class token after `ln_2` of each block (RINE) |
+| `block_tokens` | `[layers, D]` | class token after each block, times the projection |
 
-All of them come from one pass.
+All of them come from one pass. `block_tokens` skip `ln_post`, as InfoFD's features do.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from item_jax.towers.transformer import dense
 
 EMBEDDING = "embedding"
 
@@ -49,7 +52,7 @@ def joined(
 
     Args:
       tower: a module with `ln_post` and blocks `block_0`, `block_1`, ... that have
-        `ln_2`, the class token first.
+        `ln_2`, the class token first; for "block_tokens" also with a `projection`.
       params: of the tower.
       views: uint8 `[B, S, S, 3]`.
       outputs: their names, in the order wanted.
@@ -62,7 +65,7 @@ def joined(
     embedding, state = tower.apply(
         {"params": params},
         views,
-        capture_intermediates=lambda module, _: module.name in ("ln_2", "ln_post"),
+        capture_intermediates=_is_seen,
         mutable=["intermediates"],
     )
     seen: Any = state["intermediates"]
@@ -73,11 +76,29 @@ def joined(
         if name == "pooled":
             return seen["ln_post"]["__call__"][0]
         count = sum(key.startswith("block_") for key in seen)
-        tokens = [seen[f"block_{i}"]["ln_2"]["__call__"][0][:, 0] for i in range(count)]
-        return jnp.stack(tokens, axis=1)
+        blocks = [seen[f"block_{i}"] for i in range(count)]
+        if name == "class_tokens":
+            tokens = [block["ln_2"]["__call__"][0][:, 0] for block in blocks]
+            return jnp.stack(tokens, axis=1)
+        # A block returns the pieces of its sequences; the class token is the first.
+        tokens = [block["__call__"][0][0][:, 0] for block in blocks]
+        return _projected(jnp.stack(tokens, axis=1), params["projection"])
 
     rows = [output(name).reshape(len(views), -1) for name in outputs]
     return jnp.concatenate(rows, axis=1).astype(jnp.float32)
+
+
+def _is_seen(module: nn.Module, method: str) -> bool:
+    name = module.name or ""
+    seen = name in ("ln_2", "ln_post") or name.startswith("block_")
+    return seen and method == "__call__"
+
+
+def _projected(tokens: jax.Array, params: Mapping[str, jax.Array]) -> jax.Array:
+    width = params["kernel"].shape[-1]
+    layer = dense(width, tokens.dtype, name="projection", use_bias=False)
+    rows: Any = layer.apply({"params": params}, tokens)
+    return rows
 
 
 def split(

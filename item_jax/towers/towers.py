@@ -110,6 +110,20 @@ class Towers:
         known = getattr(self._module, "image_outputs", None)
         return known(self.config) if known else {EMBEDDING: (self.embed_dim,)}
 
+    def output_shapes(self, names: Iterable[str]) -> dict[str, tuple[int, ...]]:
+        """Returns the shapes of some outputs of the image tower for one view.
+
+        Args:
+          names: of `image_outputs`; one that comes twice counts once.
+
+        Raises:
+          ValueError: for an output that these towers do not have.
+        """
+        known = self.image_outputs
+        for name in names:
+            choices.check(f"output of {self.name} ({self.family})", name, known)
+        return {name: known[name] for name in names}
+
     @functools.cached_property
     def checkpoint_sha256(self) -> str:
         """The SHA-256 of configuration, weight files and tokenizer files: what an
@@ -126,6 +140,7 @@ class Towers:
         batch_size: int = 256,
         mode: str = "jit",
         devices: Sequence[jax.Device] | None = None,
+        outputs: Sequence[str] = (EMBEDDING,),
     ) -> ShardedFunction:
         """Returns the image tower: uint8 `[B, S, S, 3]` -> float32 `[B, D]`.
 
@@ -133,8 +148,15 @@ class Towers:
 
         Args:
           batch_size, mode, devices: see `ShardedFunction`.
+          outputs: names of `image_outputs`; its rows are then all of them side by
+            side, which `outputs.split` takes apart.
+
+        Raises:
+          ValueError: for an output that these towers do not have.
         """
-        return self._encoder("vision", batch_size, mode, devices)
+        names = tuple(self.output_shapes(outputs))
+        more = () if names == (EMBEDDING,) else names
+        return self._encoder("vision", batch_size, mode, devices, more)
 
     def text_encoder(
         self,
@@ -221,14 +243,10 @@ class Towers:
             return self._views(self.image_encoder(**options), views, self.embed_dim)
         if isinstance(outputs, str) or not outputs:
             raise ValueError(f"outputs is a list of names, found {outputs!r}")
-        shapes = self.image_outputs
-        names = tuple(dict.fromkeys(outputs))
-        for name in names:
-            choices.check(f"output of {self.name} ({self.family})", name, shapes)
-        more = () if names == (EMBEDDING,) else names
-        encoder = self._encoder("vision", **options, outputs=more)
-        width = sum(math.prod(shapes[name]) for name in names)
-        return split(self._views(encoder, views, width), shapes, names)
+        shapes = self.output_shapes(outputs)
+        encoder = self.image_encoder(**options, outputs=tuple(shapes))
+        width = sum(map(math.prod, shapes.values()))
+        return split(self._views(encoder, views, width), shapes, tuple(shapes))
 
     def _views(self, encoder: ShardedFunction, views: Any, width: int) -> np.ndarray:
         views = np.asarray(views)

@@ -1,4 +1,4 @@
-"""Time and memory of intervals by joint resampling, as `evaluate` computes them.
+"""Time and memory of all intervals and differences, as `evaluate` computes them.
 
 Each size runs in its own process, to measure its own peak memory.
 """
@@ -17,7 +17,6 @@ import numpy as np
 
 SIZES = ((10_000, 1), (100_000, 1), (1_000_000, 1), (1_000_000, 2))  # rows, methods
 GENERATORS = 8
-REPLICATES = 2000
 
 
 def run(arguments):
@@ -50,20 +49,23 @@ def measure(rows: int, methods: int) -> dict:
         f"method {k}": 1 / (1 + np.exp(-rng.normal(labels))) for k in range(methods)
     }
     start = time.perf_counter()
-    statistics.resample(
-        labels,
-        groups,
-        columns,
-        means={"cosine": columns["method 0"]},
-        replicates=REPLICATES,
+    found = statistics.estimate(
+        labels, groups, columns, means={"cosine": columns["method 0"]}
     )
+    for figure in statistics.FIGURES:
+        for group in (*groups, None):
+            for name in columns:
+                found.figure([name], figure, group)
+                if name != "method 0":
+                    found.difference([name], ["method 0"], figure, group)
+    for group in groups:
+        found.mean_difference("cosine", group)
     seconds = time.perf_counter() - start
     status = Path("/proc/self/status").read_text()
     return {
         "rows": rows,
         "generators": GENERATORS,
         "methods": methods,
-        "replicates": REPLICATES,
         "seconds": round(seconds, 2),
         "peak MiB": int(re.search(r"VmHWM:\s+(\d+)", status)[1]) // 1024,
         "cores": len(os.sched_getaffinity(0)),

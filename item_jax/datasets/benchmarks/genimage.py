@@ -25,9 +25,10 @@ def _table() -> Benchmark:
         unpacked.items(), (("val", "test"), ("train", "train"))
     ):
         top = f"{generator}/{inner}/{folder}"
+        part = f"{generator} ({split})"  # archives are of one generator
         # In the order of the alphabet "ai" would be 0, that is real.
-        places.append(Place(f"{top}/nature", "real", generator, split, split))
-        places.append(Place(f"{top}/ai", "fake", generator, split, split))
+        places.append(Place(f"{top}/nature", "real", generator, split, part))
+        places.append(Place(f"{top}/ai", "fake", generator, split, part))
     for generator, label in itertools.product(unpacked, ("real", "fake")):
         more = generator == "stable_diffusion_v_1_5"
         counts["test", generator, label] = 8000 if more else 6000
