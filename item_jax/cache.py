@@ -39,7 +39,7 @@ class EmbeddingCache:
       manifest: `{schema, embedding, records, records_sha256, shard_size, storage,
         shards, real_sources}`; `embedding` as `item_jax.settings` describes it.
       made: shards that `embed_records` made in this process, by number: why the one
-        that was there was damaged, or None where there was none.
+        that was there could not stay (damage, changed images), or None.
       images: key -> the image, for methods that read pixels; None until it is set, to
         an `item_jax.pixels.Pictures`.
     """

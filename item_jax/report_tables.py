@@ -226,13 +226,14 @@ def _compared(
     for name, method in results["methods"].items():
         macro, ends = method[figures], method[f"{figures}_interval_95"]
         own = method.get("difference", {}).get(figures, {}).get("auc")
+        learnt = [auc for auc in method["train_auc"] if auc is not None]
         rows.append(
             [
                 escaped(name) + "~" * (name in marked),
                 *(percent(macro.get(f), ends.get(f)) for f in shown),
                 signed(own["value"], own["interval_95"]) if own else "-",
                 p_value(own["p_holm"]) if own else "-",
-                _training_auc(method["train_auc"]),
+                tables.span(learnt, ".3f") if learnt else "-",
             ]
         )
     base = tables.chance(results) if figures == "macro" else None
@@ -243,14 +244,6 @@ def _compared(
         f"{counts['n_real']:,} real and {counts['n_fake']:,} fake images"
     )
     return table(caption, head, rows, total=bool(base))
-
-
-def _training_auc(each: Sequence[float | None]) -> str:
-    known = [auc for auc in each if auc is not None]
-    if not known:
-        return "-"
-    ends = dict.fromkeys(percent(end) for end in (min(known), max(known)))
-    return " to ".join(ends)
 
 
 def _paired(results: Mapping[str, Any], first: str, others: Sequence[str]) -> str:

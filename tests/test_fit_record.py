@@ -9,7 +9,16 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from item_jax import config as config_lib
-from item_jax import evaluate, fitted, protocol, settings, tables, train, training_loop
+from item_jax import (
+    evaluate,
+    fit_records,
+    fitted,
+    protocol,
+    settings,
+    tables,
+    train,
+    training_loop,
+)
 from item_jax.__main__ import main
 from item_jax.cache import EmbeddingCache
 from item_jax.commands.train import _epochs
@@ -109,7 +118,7 @@ def test_a_fit_on_pixels_does_so_too(name, config):
 
 
 def test_the_training_auc_of_many_images_is_of_some_of_each_label(config, monkeypatch):
-    monkeypatch.setattr(train, "JUDGED", 20)
+    monkeypatch.setattr(fit_records, "JUDGED", 20)
     labels = np.arange(400) % 4 == 0
     (one,) = train.fit_method("image", data_of(part_of(labels)), config)
     assert one.config["fit"]["train_auc_images"] == 40

@@ -41,7 +41,7 @@ STOREYS = [
     {"training_loop", "early_stopping", "embed"},
     {"methods"},
     {"fitted", "method_files", "published", "outside_scores"},
-    {"train", "evaluate", "thresholds", "evidence"},
+    {"train", "fit_records", "evaluate", "thresholds", "evidence"},
     {"detector", "hub", "export", "onnx_files"},
     {"plots", "figures"},
     {"experiments"},

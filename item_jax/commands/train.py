@@ -42,7 +42,8 @@ OPTIONS = (
         metavar="FILE",
         help="take weights that the authors, or their code, saved instead of fitting: "
         "a state dictionary or a checkpoint of torch.save, or safetensors; of unifd, "
-        "infofd, vib_net, de_fake, rine (see item_jax/methods/README.md); read without "
+        "infofd, vib_net, de_fake, rine, cnndet, npr, dire, patchforensics, resnet50 "
+        "(see item_jax/methods/README.md); read without "
         "running code",
     ),
     option(
@@ -167,6 +168,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _import(arguments, cache, c, workdir, name) -> int:
     """Makes a method of published weights."""
+    from item_jax import methods
     from item_jax import train as train_lib
     from item_jax.sharding import is_main_process
 
@@ -189,19 +191,21 @@ def _import(arguments, cache, c, workdir, name) -> int:
             say(f"{method.range()['text']}; wrote {workdir.method(name)}")
         else:
             say(f"{workdir.method(name)} has these weights already; nothing to do")
-        say(
-            f"note: whether they belong to {cache.embedding['tower']['name']} is not "
-            "known from the file"
-        )
+        if not methods.reads_pixels(method.module):
+            say(
+                f"note: whether they belong to {cache.embedding['tower']['name']} is "
+                "not known from the file"
+            )
     return 0
 
 
 def _say_trained(training, facts, seconds, folder) -> None:
     from item_jax.protocol import generators_text
+    from item_jax.tables import span
 
     seeds = training.methods
     aucs = [one.train_auc for one in seeds if one.train_auc is not None]
-    told = f", training AUC {_span(aucs, '.3f')}" if aucs else ""
+    told = f", training AUC {span(aucs, '.3f')}" if aucs else ""
     say(
         f"trained {seeds[0].name!r}, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}, "
         f"on {facts['real']} real + {facts['fake']} fake of "
@@ -212,18 +216,14 @@ def _say_trained(training, facts, seconds, folder) -> None:
 
 def _epochs(seeds) -> str:
     """The epochs that were trained, and how many there could have been."""
+    from item_jax.tables import span
+
     counts = [one.config["fit"]["epochs"] for one in seeds]
     if None in counts:
         return ""
     most = seeds[0].config["training"]["settings"].get("train", {}).get("epochs")
-    text = f", {_span(counts, 'd')} epochs"
+    text = f", {span(counts, 'd')} epochs"
     return text + (f" of at most {most}" if most and min(counts) < most else "")
-
-
-def _span(values, form: str) -> str:
-    """The least and the largest value of several seeds, once if they look the same."""
-    ends = [format(value, form) for value in (min(values), max(values))]
-    return " to ".join(dict.fromkeys(ends))
 
 
 def _default_name(method: str) -> str:

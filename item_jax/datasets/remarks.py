@@ -66,6 +66,35 @@ def below_labels(records: Iterable[Record]) -> list[str]:
     ]
 
 
+def below_splits(records: Iterable[Record]) -> list[str]:
+    """Notes folders between a split and a label that lie below a generator.
+
+    In `mine/train/glide/real` either `mine` is a set and `glide` the generator, or
+    `glide` is a class.
+    """
+    inside: dict[str, set[str]] = defaultdict(set)
+    for record in records:
+        folders = record.key.split("/")[:-1]
+        if record.label is None or folders[:1] != [record.generator]:
+            continue
+        between: list[str] | None = None  # None: no split yet
+        for name in folders[1:]:
+            if labels.split_of(name):
+                between = between or []
+            elif labels.label_of(name) == record.label:
+                inside[record.generator] |= set((between or [])[:1])
+                break
+            elif between is not None:
+                between.append(name)
+    return [
+        f"folder {top!r} is taken for one generator; {', '.join(sorted(own)[:4])}"
+        f"{' ...' if len(own) > 4 else ''} below its splits are not read. If these are "
+        "the generators, point at the folder itself"
+        for top, own in sorted(inside.items())
+        if len(own) > 1
+    ]
+
+
 def sets_as_generators(records: Iterable[Record]) -> list[str]:
     """Faults for folders that are taken for generators and look like sets of them."""
     known = benchmarks.names()

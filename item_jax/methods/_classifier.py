@@ -77,6 +77,8 @@ class Classifier:
         is kept.
       START: the weights that the authors started from, in words; "": random ones.
       started: (variables, tensors) -> variables, with those weights in them.
+      from_weights: tensors -> state, of a detector that its authors, or their code,
+        saved; None: weights are not read.
     """
 
     name: str
@@ -98,6 +100,7 @@ class Classifier:
     stopping: Callable[[ConfigDict], dict[str, Any]] | None = stops
     START: str = ""
     started: Callable[[Any, Mapping[str, np.ndarray]], Any] | None = None
+    from_weights: Callable[[Mapping[str, np.ndarray]], _network.State] | None = None
     NEEDS: tuple[str, ...] = ("pixels",)
 
     def fit(self, parts: Sequence[Embeddings], config: ConfigDict) -> _network.State:

@@ -26,19 +26,22 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 from PIL import Image
 
 from item_jax import views
-from item_jax.methods import _pictures
+from item_jax.methods import _network, _pictures, _resnet
 from item_jax.methods._classifier import Classifier
 from item_jax.methods._resnet import ResNet
 
+STAGES, STEM = (3, 4), 3
 FALL, EVERY = 0.9, 10
 
 
@@ -49,7 +52,7 @@ class Network(nn.Module):
 
     @nn.compact
     def __call__(self, x, train: bool = False, valid: jax.Array | None = None):
-        net = ResNet((3, 4), stem=3, width=self.width, name="net")
+        net = ResNet(STAGES, stem=STEM, width=self.width, name="net")
         return net(residual(x) * (2 / 3), train=train, valid=valid)
 
 
@@ -70,6 +73,20 @@ def falling(c: ConfigDict, steps: int) -> optax.GradientTransformation:
     return optax.adam(rate)
 
 
+def from_weights(tensors: Mapping[str, np.ndarray]) -> _network.State:
+    """Returns the state that the authors' weights are.
+
+    Args:
+      tensors: under torchvision's names, the last layer's is `fc1`.
+
+    Raises:
+      ValueError: for tensors that are missing, of another shape, or of no layer.
+    """
+    net = ResNet(STAGES, stem=STEM)
+    found = _resnet.from_weights(tensors, net, "fc1")
+    return {collection: {"net": layers} for collection, layers in found.items()}
+
+
 METHOD = Classifier(
     "npr",
     Network(),
@@ -84,6 +101,7 @@ METHOD = Classifier(
     },
     optimizer=falling,
     stopping=None,
+    from_weights=from_weights,
 )
 whole = dataclasses.replace(METHOD, name="npr-whole", view=_pictures.even, batches=(1,))
 genimage = dataclasses.replace(
@@ -102,4 +120,5 @@ small = dataclasses.replace(
     crop=56,
     test=64,
     DEFAULTS={**METHOD.DEFAULTS, "train.epochs": 10},
+    from_weights=None,
 )

@@ -6,20 +6,23 @@ is a module of this folder or of somebody else's (a family, see README.md).
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from item_jax import choices, files
 from item_jax.sharding import RowFunction, ShardedFunction
-from item_jax.towers.checkpoint import open_checkpoint, read_params
+from item_jax.towers.checkpoint import CheckpointFiles, open_checkpoint, read_params
 from item_jax.towers.families import read_config
 from item_jax.towers.outputs import EMBEDDING, split
 from item_jax.towers.text_cleaning import CLEANINGS
@@ -391,7 +394,8 @@ def load_towers(
 
     Args:
       source: a folder, a Hugging Face repository id, or a short name such as
-        "ViT-L-14" (see `SHORT_NAMES`).
+        "ViT-L-14" (see `SHORT_NAMES`); a file of weights in a folder (or an index of
+        shards) where it has several.
       dtype: "float32" (the reference) or "bfloat16" (fast on accelerators).
       revision: branch, tag or commit of a repository.
       family: who reads it: a name of `families()`, or `package.module[:name]`; "" asks
@@ -402,7 +406,8 @@ def load_towers(
     Raises:
       ValueError: for an unknown source, dtype, family or cleaning; a checkpoint that no
         family reads, that has no safetensors, or whose configuration, tokenizer or
-        tensors are not what the family needs (with the difference).
+        tensors are not what the family needs (with the difference); a folder with two
+        sets of weights that differ.
     """
     name = str(source)
     choices.check("dtype", dtype, DTYPES)
@@ -416,11 +421,14 @@ def load_towers(
     weights = checkpoint.weights(layout)
     shapes = module.param_shapes(config, DTYPES[dtype])
     params = read_params(checkpoint.source, weights, shapes, layout)
+    for other in checkpoint.others(module.LAYOUTS):
+        _compare(params, config, checkpoint.reads(layout), other, module, dtype)
     tokenizer = module.load_tokenizer(checkpoint, config)
     of_tokenizer = map(checkpoint.folder.joinpath, module.TOKENIZER_FILES)
     digested = [*weights, *(p for p in of_tokenizer if p.is_file())]
     if not checkpoint.remote:
-        name = str(checkpoint.folder.resolve())  # a saved head finds it from anywhere
+        # Absolute, so that a saved head finds it from anywhere.
+        name = str(checkpoint.folder.resolve() / checkpoint.chosen)
     trained = getattr(module, "text_cleaning", lambda config: "none")
     return Towers(
         name,
@@ -433,3 +441,67 @@ def load_towers(
         digested,
         text_cleaning or trained(config),
     )
+
+
+def _compare(
+    params: dict[str, Any],
+    config: Any,
+    read: str,
+    other: CheckpointFiles,
+    module: Any,
+    dtype: str,
+) -> None:
+    """Compares what was loaded with another set of weights in the same folder.
+
+    Args:
+      params, config: as loaded.
+      read: the name of the weights they are from.
+      other: the files, the other weights chosen.
+      module: the family.
+      dtype: of the towers.
+
+    Raises:
+      ValueError: if they differ, with how to choose. If they do not there is a warning.
+    """
+    both = f"{other.folder} has two sets of weights, {read} and {other.chosen}"
+    try:
+        config_2 = module.read_config(other)
+        layout = other.layout(module.LAYOUTS)
+        assert layout is not None
+        shapes = module.param_shapes(config_2, DTYPES[dtype])
+        params_2 = read_params(other.source, other.weights(layout), shapes, layout)
+    except ValueError as e:
+        difference = f"the second cannot be read: {e}"
+    else:
+        difference = _difference(params, config, params_2, config_2)
+    if difference:
+        raise ValueError(
+            f"{both}, and they are not the same: {difference}\nDelete one of them, or "
+            f"give the file that is meant as the checkpoint: {other.folder / read}"
+        )
+    warnings.warn(f"{both}, with the same tensors; {read} is read", stacklevel=3)
+
+
+def _difference(params: Any, config: Any, params_2: Any, config_2: Any) -> str:
+    """Says how two models differ; "" if not, or only by rounding to 16 bits."""
+    if config != config_2:
+        a, b = (dataclasses.asdict(c) for c in (config, config_2))
+        key = next(k for k in a if a[k] != b.get(k))
+        return f"{key} is {a[key]} and {b.get(key)}"
+    ones, twos = (
+        flax.traverse_util.flatten_dict(p, sep="/") for p in (params, params_2)
+    )
+    for path, one in ones.items():
+        two = twos[path]
+        if np.array_equal(one, two):
+            continue
+        x, y = one.astype(np.float32), two.astype(np.float32)
+        if not any(_rounded_alike(x, y, d) for d in (np.float16, jnp.bfloat16)):
+            return f"{path} differs by up to {np.abs(x - y).max():.2g}"
+    return ""
+
+
+def _rounded_alike(x: np.ndarray, y: np.ndarray, dtype: Any) -> bool:
+    with np.errstate(over="ignore"):
+        x, y = x.astype(dtype), y.astype(dtype)
+    return bool(np.isfinite(x).all()) and np.array_equal(x, y)
