@@ -5,7 +5,8 @@
 
 Scores are normal, so that the true AUC, ACC and AP are known: real images N(0, 1),
 fakes N(d, s), the threshold at d / 2 (of several generators, at half their mean d).
-The default s = 1 is what the model of the variance supposes; s = 1.6 is not. `--out NAME` names the files without their endings.
+The default s = 1 is what the model of the variance supposes; s = 1.6 is not. `--out
+NAME` names the files without their endings.
 Trials have fixed seeds: a second run writes the same files.
 """
 
