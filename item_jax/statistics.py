@@ -409,7 +409,7 @@ class _Sum:
         # Few errors say little of how much figures share: of one method they are taken
         # to share more than measured, of two methods less.
         errors = min(c.errors for c in self.cells)
-        known = 2 * errors / (2 * errors + 1)
+        known = errors / (errors + 1)
         same = self.weights[:, None] * self.weights > 0
         shared = known * self.correlations + (1 - known) * same
         np.fill_diagonal(shared, 1)

@@ -269,7 +269,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--trials", type=int, default=4000, help="of one generator; fewer of the others"
+        "--trials", type=int, default=1200, help="of one generator; fewer of the others"
     )
     parser.add_argument("--workers", type=int, default=2, help="default: %(default)s")
     parser.add_argument("--out", type=Path, default=OUT, help="default: %(default)s")
