@@ -40,6 +40,9 @@ class Training:
     new: bool
 
 
+VALIDATION = "val"
+"""The split that judges a training, where the data have it."""
+
 NOT_FITTED = ("threshold", "baselines", "checkpoint_every")
 """Fields of `config.train` that change nothing about a state."""
 
@@ -53,11 +56,14 @@ class TrainingSet:
       embedding: what those depend on; see `item_jax.settings`.
       facts: `real` and `fake` (counts), `split`, `only` (the generators asked for, ()
         for all), `generators` (of the fakes), `benchmarks`, `records_sha256`.
+      validation: images of split "val" that a training may be judged on, of the same
+        generators; none if it is trained on, or has one label only.
     """
 
     parts: list[Embeddings]
     embedding: dict[str, Any]
     facts: dict[str, Any]
+    validation: list[Embeddings] = dataclasses.field(default_factory=list)
 
 
 def training_set(cache: EmbeddingCache, config: ConfigDict) -> TrainingSet:
@@ -73,19 +79,23 @@ def training_set(cache: EmbeddingCache, config: ConfigDict) -> TrainingSet:
     """
     split, only = config.train.split, tuple(config.train.generators)
     seen: dict[str, set[str]] = {}  # split -> generators of its labelled images
-    parts = []
-    for part, _ in cache:
-        for row in part.rows:
-            if row["label"] is not None:
-                seen.setdefault(row["split"], set()).add(row["generator"])
+    parts, validation = [], []
+
+    def chosen(part: Embeddings, split: str) -> list[Embeddings]:
         part = part.where(
             lambda row: (
                 row["label"] is not None
                 and cache.selects(row, split=split, generators=only)
             )
         )
-        if len(part):
-            parts.append(part)
+        return [part] if len(part) else []
+
+    for part, _ in cache:
+        for row in part.rows:
+            if row["label"] is not None:
+                seen.setdefault(row["split"], set()).add(row["generator"])
+        parts += chosen(part, split)
+        validation += chosen(part, VALIDATION) if split not in ("", VALIDATION) else []
     if split and split not in seen:
         raise ValueError(
             f"train.split: no labelled image of split {split!r}; "
@@ -100,8 +110,7 @@ def training_set(cache: EmbeddingCache, config: ConfigDict) -> TrainingSet:
                 f"{_split_text(split)}; {nearest(name, known)}"
             )
     rows = [row for part in parts for row in part.rows]
-    real = sum(row["label"] == "real" for row in rows)
-    fake = len(rows) - real
+    real, fake = _counts(parts)
     if not real or not fake:
         raise ValueError(
             f"training needs real and fake images, found {real} real and {fake} fake "
@@ -119,7 +128,14 @@ def training_set(cache: EmbeddingCache, config: ConfigDict) -> TrainingSet:
         "benchmarks": sorted({row["benchmark"] for row in rows}),
         "records_sha256": cache.manifest["records_sha256"],
     }
-    return TrainingSet(parts, cache.embedding, facts)
+    both = all(_counts(validation))
+    return TrainingSet(parts, cache.embedding, facts, validation if both else [])
+
+
+def _counts(parts: Sequence[Embeddings]) -> tuple[int, int]:
+    """How many images are real, and how many fake."""
+    labels = [row["label"] for part in parts for row in part.rows]
+    return labels.count("real"), labels.count("fake")
 
 
 def _split_text(split: str) -> str:
@@ -151,7 +167,7 @@ def fit_method(
 
     Returns:
       One fitted method per seed. Its record has what came of the fit, `fit`:
-      "train_auc", the AUC on training images (`fit_records.JUDGED` of each label at
+      "train_auc", the AUC on training images (`fit_records.VALIDATES` of each label at
       most; below `fitted.LEARNED` it did not learn), their number "train_auc_images",
       and "epochs", how many it trained, which early stopping may end (None without
       epochs).
@@ -167,7 +183,9 @@ def fit_method(
     seeds = seeds_of(module, config)
     with training_loop.counted() as counts:
         if hasattr(module, "fit_seeds"):
-            others = {} if start is None else {"start": start}
+            others: dict[str, Any] = {} if start is None else {"start": start}
+            if getattr(module, "VALIDATES", False):
+                others["validation"] = data.validation
             states = module.fit_seeds(
                 data.parts,
                 config,
@@ -264,11 +282,15 @@ def _record(
         used["start"] = "random weights"
         if start is not None:
             used["start"] = {"file": start.file, "sha256": start.sha256}
+    training = {**data.facts, "seed": seed, "settings": used}
+    if getattr(module, "VALIDATES", False):
+        real, fake = _counts(data.validation)
+        training["validation"] = {"real": real, "fake": fake}
     return {
         "method": _name(name),
         "embedding": settings.with_outputs(data.embedding, module.NEEDS),
         "threshold": config.train.threshold,
-        "training": {**data.facts, "seed": seed, "settings": used},
+        "training": training,
     }
 
 

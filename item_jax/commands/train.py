@@ -204,14 +204,25 @@ def _say_trained(training, facts, seconds, folder) -> None:
     from item_jax.tables import span
 
     seeds = training.methods
+    judged = _judged(seeds[0])
     aucs = [one.train_auc for one in seeds if one.train_auc is not None]
     told = f", training AUC {span(aucs, '.3f')}" if aucs else ""
     say(
         f"trained {seeds[0].name!r}, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}, "
         f"on {facts['real']} real + {facts['fake']} fake of "
-        f"{generators_text(facts['generators'])}{_epochs(seeds)}{told}, "
+        f"{generators_text(facts['generators'])}{_epochs(seeds)}{judged}{told}, "
         f"{seconds:.1f} s; wrote {folder}"
     )
+
+
+def _judged(seed) -> str:
+    """What ended the training, for a method that is stopped or chosen by images."""
+    counts = seed.config["training"].get("validation")
+    if counts is None:
+        return ""
+    if counts["real"]:
+        return f", judged on {counts['real'] + counts['fake']} validation images"
+    return ", judged on some of the training images (no validation images)"
 
 
 def _epochs(seeds) -> str:

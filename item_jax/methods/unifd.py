@@ -5,7 +5,8 @@ logit = w I + b on the embedding without normalisation. Settings of the authors'
 batches of 256, at most 100 epochs, early stopping by the accuracy on held-out images.
 
 Deviations: the authors hold out ProGAN's test images, of which they blur (sigma 1.5)
-and compress (JPEG 65) half each; here it is a tenth of the training images, clean. They
+and compress (JPEG 65) half each; here it is the validation images of the training's
+generators or, without any, a tenth of the training images, clean. They
 train on images resized to 256, cropped, flipped, blurred and compressed at random,
 where the cache has one clean view. Here the best epoch is kept; their
 `model_epoch_best.pth` is written anew in each epoch, so that it is the last. They test
@@ -30,6 +31,7 @@ from item_jax.methods import _network, _start
 
 NEEDS = ("image_emb",)
 SETTINGS = ("train",)
+VALIDATES = True
 DEFAULTS = {
     "train.epochs": 100,
     "train.batch_size": 256,
@@ -71,6 +73,7 @@ def fit_seeds(
     *,
     checkpoints: str | Path | None = None,
     on_epoch: Any = _network.quiet,
+    validation: Sequence[Embeddings] = (),
 ) -> list[_network.State]:
     """Trains a layer per seed, side by side."""
     c = config.train
@@ -87,7 +90,10 @@ def fit_seeds(
         optax.adamw(c.learning_rate, weight_decay=c.weight_decay),
         stopping=EarlyStopping(accuracy, learning_rate=c.learning_rate),
     )
-    data, held_out = _network.held_out(_network.joined(parts, inputs))
+    data, held_out = _network.held_out(
+        _network.joined(parts, inputs),
+        _network.joined(validation, inputs) if validation else None,
+    )
     trained = _network.train(
         recipe, data, config, seeds, checkpoints, on_epoch, held_out=held_out
     )
