@@ -60,7 +60,7 @@ def test_the_demo_says_what_it_shows(demo):
     for name in FAMILIES:
         # The fakes pass the gate: what is seen of them, or leaks, is not all.
         assert 0.45 < results["generators"][name]["auc"] < 0.8
-    assert "not computed by this run" in text and "AUC in percent on families" in text
+    assert "not computed by this run" in text and "choice of training images" in text
     assert text.count("against the 500 shared real images") == len(FAMILIES)
     assert f"\n  item-jax report --workdir {workdir}\n" in text
     for claim, found in miniature.claims().items():

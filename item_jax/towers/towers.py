@@ -6,26 +6,25 @@ is a module of this folder or of somebody else's (a family, see README.md).
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import math
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from item_jax import choices, files
 from item_jax.sharding import RowFunction, ShardedFunction
-from item_jax.towers.checkpoint import CheckpointFiles, open_checkpoint, read_params
+from item_jax.towers import two_sets
+from item_jax.towers.checkpoint import open_checkpoint
 from item_jax.towers.families import read_config
 from item_jax.towers.outputs import EMBEDDING, split
-from item_jax.towers.text_cleaning import CLEANINGS
+from item_jax.towers.tensors import read_params
+from item_jax.towers.text_cleaning import CLEANINGS, checked
 
 # Short names lead to repositories that ship safetensors of OpenAI's weights.
 SHORT_NAMES = {
@@ -274,7 +273,7 @@ class Towers:
         Raises:
           ValueError: if `texts` is not a list of strings.
         """
-        texts = _texts(texts)
+        texts = checked(texts)
         if not texts:
             return [], np.zeros(0, bool)
         cleaned = list(map(CLEANINGS[self.text_cleaning], texts))
@@ -325,7 +324,7 @@ class Towers:
         Raises:
           ValueError: as `encode_text`.
         """
-        texts = _texts(texts)
+        texts = checked(texts)
         unique = sorted(set(texts))
         tokens, cut = self.tokenize(unique)
         order = sorted(range(len(unique)), key=lambda i: len(tokens[i]))
@@ -357,29 +356,6 @@ class Towers:
                 "damaged"
             )
         return rows
-
-
-def _texts(texts: Iterable[str]) -> list[str]:
-    """Returns the texts as a list; a single one is refused, as it iterates too."""
-    if isinstance(texts, str | bytes):
-        raise ValueError(
-            f"texts are a list of strings, found a single one; pass [{texts!r:.60}]"
-        )
-    texts = list(texts)
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise ValueError(
-                f"texts are a list of strings; number {i} is {text!r:.60}, of type "
-                f"{type(text).__name__}"
-            )
-        try:
-            text.encode()
-        except UnicodeEncodeError as e:
-            raise ValueError(
-                f"text number {i} is not valid Unicode, it has a lone surrogate at "
-                f"{e.start}: {files.printable(text[:60])}"
-            ) from e
-    return texts
 
 
 def load_towers(
@@ -422,7 +398,7 @@ def load_towers(
     shapes = module.param_shapes(config, DTYPES[dtype])
     params = read_params(checkpoint.source, weights, shapes, layout)
     for other in checkpoint.others(module.LAYOUTS):
-        _compare(params, config, checkpoint.reads(layout), other, module, dtype)
+        two_sets.compare(params, config, checkpoint.reads(layout), other, module)
     tokenizer = module.load_tokenizer(checkpoint, config)
     of_tokenizer = map(checkpoint.folder.joinpath, module.TOKENIZER_FILES)
     digested = [*weights, *(p for p in of_tokenizer if p.is_file())]
@@ -441,67 +417,3 @@ def load_towers(
         digested,
         text_cleaning or trained(config),
     )
-
-
-def _compare(
-    params: dict[str, Any],
-    config: Any,
-    read: str,
-    other: CheckpointFiles,
-    module: Any,
-    dtype: str,
-) -> None:
-    """Compares what was loaded with another set of weights in the same folder.
-
-    Args:
-      params, config: as loaded.
-      read: the name of the weights they are from.
-      other: the files, the other weights chosen.
-      module: the family.
-      dtype: of the towers.
-
-    Raises:
-      ValueError: if they differ, with how to choose. If they do not there is a warning.
-    """
-    both = f"{other.folder} has two sets of weights, {read} and {other.chosen}"
-    try:
-        config_2 = module.read_config(other)
-        layout = other.layout(module.LAYOUTS)
-        assert layout is not None
-        shapes = module.param_shapes(config_2, DTYPES[dtype])
-        params_2 = read_params(other.source, other.weights(layout), shapes, layout)
-    except ValueError as e:
-        difference = f"the second cannot be read: {e}"
-    else:
-        difference = _difference(params, config, params_2, config_2)
-    if difference:
-        raise ValueError(
-            f"{both}, and they are not the same: {difference}\nDelete one of them, or "
-            f"give the file that is meant as the checkpoint: {other.folder / read}"
-        )
-    warnings.warn(f"{both}, with the same tensors; {read} is read", stacklevel=3)
-
-
-def _difference(params: Any, config: Any, params_2: Any, config_2: Any) -> str:
-    """Says how two models differ; "" if not, or only by rounding to 16 bits."""
-    if config != config_2:
-        a, b = (dataclasses.asdict(c) for c in (config, config_2))
-        key = next(k for k in a if a[k] != b.get(k))
-        return f"{key} is {a[key]} and {b.get(key)}"
-    ones, twos = (
-        flax.traverse_util.flatten_dict(p, sep="/") for p in (params, params_2)
-    )
-    for path, one in ones.items():
-        two = twos[path]
-        if np.array_equal(one, two):
-            continue
-        x, y = one.astype(np.float32), two.astype(np.float32)
-        if not any(_rounded_alike(x, y, d) for d in (np.float16, jnp.bfloat16)):
-            return f"{path} differs by up to {np.abs(x - y).max():.2g}"
-    return ""
-
-
-def _rounded_alike(x: np.ndarray, y: np.ndarray, dtype: Any) -> bool:
-    with np.errstate(over="ignore"):
-        x, y = x.astype(dtype), y.astype(dtype)
-    return bool(np.isfinite(x).all()) and np.array_equal(x, y)
