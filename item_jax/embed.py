@@ -265,9 +265,8 @@ def _changed(
 ) -> str | None:
     """Says how many images of a shard have changed since they were embedded.
 
-    A file of another size has; one that is newer than the shard is read and its digest
-    compared. Data sets that are not image files are not looked at, nor are files that
-    are gone.
+    A file of another size has; one of another time is read and its digest compared.
+    Data sets that are not image files are not looked at, nor are files that are gone.
 
     Args:
       data: the data set.
@@ -282,7 +281,6 @@ def _changed(
     root = getattr(data, "image_root", None)
     if root is None:
         return None
-    made = cache.path(shard).stat().st_mtime_ns
     first = shard * cache.manifest["shard_size"]
 
     def has_changed(i: int) -> bool:
@@ -293,7 +291,7 @@ def _changed(
             status = file_of(root, rows[i]["key"]).stat()
             if status.st_size != known["bytes"]:
                 return True
-            if status.st_mtime_ns <= made:
+            if status.st_mtime_ns == known.get("mtime_ns"):
                 return False
             found = hashlib.sha256(data.read(first + i)).hexdigest()
         except (OSError, ImageError):

@@ -36,7 +36,8 @@ class ImageViews:
       objects: the K objects kept, best score first.
       error: why the image cannot be embedded, or None; it begins with "sidecar: ",
         "caption: " or "image: ".
-      file: `bytes` and `sha256` of the image file; None if it was not read.
+      file: `bytes` and `sha256` of the image file, and its `mtime_ns` where it is a
+        file of its own; None if it was not read.
     """
 
     record: Record
@@ -64,8 +65,10 @@ def load(
     error, file = _unusable(record), None
     if error is None:
         try:
+            time = _modified(dataset, record)
             data = dataset.read(number)
-            file = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            digest = hashlib.sha256(data).hexdigest()
+            file = {"bytes": len(data), "sha256": digest} | time
             pixels = images.count_pixels(data, max_pixels=config.data.max_pixels)
             with IN_FLIGHT.hold(pixels):
                 cut = _cut(record, data, config, image_size)
@@ -74,6 +77,16 @@ def load(
             error = f"image: {record.key!r}: {e}"
     nothing = np.zeros((0, image_size, image_size, 3), np.uint8)
     return ImageViews(record, nothing, error=error, file=file)
+
+
+def _modified(dataset: Dataset, record: Record) -> dict[str, int]:
+    root = getattr(dataset, "image_root", None)
+    if root is None:
+        return {}
+    try:
+        return {"mtime_ns": images.file_of(root, record.key).stat().st_mtime_ns}
+    except (OSError, ValueError):  # reading it says what is wrong
+        return {}
 
 
 def _unusable(record: Record) -> str | None:

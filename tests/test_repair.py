@@ -346,9 +346,8 @@ def own(photos, towers, tmp_path):
     return cache, tmp_path / "images"
 
 
-def later(cache, path):
-    """Gives a file a time after that of the cache, whatever the clock's steps."""
-    time = cache.path(1).stat().st_mtime_ns + 10**9
+def retimed(path, seconds):
+    time = path.stat().st_mtime_ns + seconds * 10**9
     os.utime(path, ns=(time, time))
 
 
@@ -357,8 +356,8 @@ def test_changed_images_are_embedded_again(own, photos, towers):
     records = photos[1]
     other = (root / records[3].key).read_bytes()
     (root / records[11].key).write_bytes(other)
-    flip(root / records[14].key, -1)  # of the same size
-    later(cache, root / records[14].key)
+    flip(root / records[14].key, -1)  # of the same size,
+    retimed(root / records[14].key, -99)  # and older, as `cp -p` leaves it
     before = cache.path(0).stat().st_mtime_ns
     again = embed_records(records, towers, settings(), images=root, folder=cache.folder)
     key = records[11].key
@@ -371,7 +370,8 @@ def test_changed_images_are_embedded_again(own, photos, towers):
 def test_touched_moved_and_deleted_images_are_the_same(own, photos, towers):
     cache, root = own
     records = photos[1]
-    later(cache, root / records[2].key)
+    retimed(root / records[2].key, 99)
+    retimed(root / records[3].key, -99)
     (root / records[12].key).unlink()
     moved = root.rename(root.with_name("elsewhere"))
     options = {"images": moved, "folder": cache.folder}
@@ -392,7 +392,16 @@ def test_a_mended_image_is_tried_again_by_itself(own, photos, towers, tmp_path):
     assert again.counts()["failed"] == 0 and list(again.made) == [0]
 
 
-@pytest.mark.parametrize("file", [3, {}, {"bytes": "3", "sha256": ""}, {"bytes": 3}])
+@pytest.mark.parametrize(
+    "file",
+    [
+        3,
+        {},
+        {"bytes": 3},
+        {"bytes": "3", "sha256": ""},
+        {"bytes": 3, "sha256": "", "mtime_ns": 1.5},
+    ],
+)
 def test_a_file_that_a_row_cannot_have_is_refused(cache, file):
     path = cache.path(1, ".jsonl")
     rows = [json.loads(line) for line in path.read_text().splitlines()]
