@@ -67,6 +67,8 @@ LARGEST_PICKLE = 2**24
 MOST_ENTRIES = 100_000
 MOST_AXES = 32
 """Of a tensor: fewer than NumPy allows."""
+LONGEST = 600
+"""Characters of a message."""
 CONVERT = (
     "convert it with PyTorch, if you trust it: "
     "torch.save(torch.load(FILE, weights_only=False){}, NEW)"
@@ -141,7 +143,7 @@ def read(path: str | Path, *, skip: Sequence[str] = ()) -> Saved:
     except FileNotFoundError as e:
         raise ValueError(f"no weights {path}") from e
     except (ValueError, OSError, EOFError, RuntimeError, NotImplementedError) as e:
-        raise ValueError(f"{path}: {e}") from e
+        raise ValueError(f"{path}: {str(e)[:LONGEST]}") from e
 
 
 def _read(archive: zipfile.ZipFile, size: int, skip: tuple[str, ...]) -> Saved:

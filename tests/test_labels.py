@@ -629,7 +629,7 @@ def test_a_root_one_level_too_high_is_a_fault(tmp_path):
     )
     (fault,) = folder.label_folders(tmp_path).faults
     assert fault.startswith("folder 'ForenSynths' is taken for one generator and looks")
-    assert "--benchmark forensynths, and index mine apart" in fault
+    assert "--benchmark forensynths=ForenSynths,mine=mine" in fault
     # A download whose own name says nothing.
     (tmp_path / "ForenSynths").rename(tmp_path / "cnn")
     (fault,) = folder.label_folders(tmp_path).faults

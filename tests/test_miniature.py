@@ -172,12 +172,13 @@ def test_the_readmes_claims_are_those_of_the_script():
     assert len(found["robustness"]) == 9
     for name, own in found["robustness"].items():
         low, high = own["item"]["less clean"]["interval_95"]
-        lost = f"{own['item']['less clean']['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
+        lost = own["item"]["less clean"]["difference"]
+        lost = f"{lost:+.1f} ({low:+.1f} to {high:+.1f})"
         assert cells(name.replace(":", ", severity "))[2] == lost
 
 
 def test_claims_are_judged_after_holm():
-    """Holm's step-down, written out: the k-th smallest of m p values times m - k + 1."""
+    """Holm's step-down, written out: the k-th least of m p values times m - k + 1."""
     for texts in miniature.measured_claims()["trained_on"].values():
         for found in texts.values():
             claims = found["claims"].values()
@@ -207,7 +208,6 @@ def test_papers_claims_are_what_the_papers_compare(scripts):
 
 def test_training_images_are_drawn_with_replacement_class_by_class(scripts):
     import claims
-
     from item_jax import testing
     from item_jax.train import TrainingSet
 
@@ -230,9 +230,9 @@ def test_training_images_are_drawn_with_replacement_class_by_class(scripts):
 
 def test_differences_of_claims_are_those_of_scikit_learn(scripts):
     """Means over draws and families, of scores that are known."""
-    import claims
     from sklearn.metrics import roc_auc_score
 
+    import claims
     from item_jax import statistics
 
     rng = np.random.default_rng(0)

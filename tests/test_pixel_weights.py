@@ -17,9 +17,8 @@ import torchvision_rules as torchvision
 from PIL import Image
 from test_pixel_pictures import FILES, THEIRS, loaded, of, sources, written
 
-from item_jax import methods, published
+from item_jax import early_stopping, methods, published
 from item_jax.__main__ import main
-from item_jax.early_stopping import EarlyStopping, judged
 from item_jax.embed import embed_records
 from item_jax.fitted import FittedMethod
 from item_jax.methods import dire, patchforensics
@@ -233,7 +232,9 @@ def test_patchforensics_stops_when_its_authors_loop_does():
     last."""
     config = types.SimpleNamespace(learning_rate=1e-3)
     options = patchforensics.stops(config)
-    stopping = EarlyStopping(lambda variables, accuracy: accuracy, **options)
+    stopping = early_stopping.EarlyStopping(
+        lambda variables, accuracy: accuracy, **options
+    )
     recipe = types.SimpleNamespace(stopping=stopping)
     rng = np.random.default_rng(0)
     for _ in range(5):
@@ -246,14 +247,10 @@ def test_patchforensics_stops_when_its_authors_loop_does():
             elif epoch > best_epoch + 5 * 20:
                 last = epoch
                 break
-        state = {
-            **{"scale": np.float32(1), "best": np.float32(-np.inf)},
-            **{"waited": np.int32(0), "done": np.bool_(False), "kept": {}},
-            "improvement": np.float32(stopping.improvement),
-        }
+        state = early_stopping.init(recipe, {})
         ended = None
         for epoch, accuracy in enumerate(curve):
-            state = judged(recipe, state, {}, np.float32(accuracy))
+            state = early_stopping.judged(recipe, state, {}, np.float32(accuracy))
             if bool(state["done"]):
                 ended = epoch
                 break

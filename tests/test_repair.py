@@ -1,5 +1,6 @@
 """`embed` on shards that are damaged, or that were made with other settings."""
 
+import copy
 import dataclasses
 import json
 import os
@@ -283,6 +284,19 @@ def test_the_same_settings_adopt_shards_without_a_manifest(cache, photos, towers
     assert again.made == {} and contents(cache.folder) == before
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": "item-embeddings/3"}'])
+def test_the_remedy_for_a_damaged_manifest_works(cache, photos, towers, text):
+    root, records = photos
+    path = cache.folder / "manifest.json"
+    whole = path.read_bytes()
+    path.write_text(text)
+    words = "manifest.json.*. Delete .*manifest.json and run `item-jax embed` again"
+    refused(cache, photos, towers, settings(), words)
+    path.unlink()
+    again = embed_records(records, towers, settings(), images=root, folder=cache.folder)
+    assert again.made == {} and path.read_bytes() == whole
+
+
 def test_the_manifest_of_another_cache_is_found_out(cache, squashed, photos, towers):
     shutil.copy(squashed.folder / "manifest.json", cache.folder)
     mixed = EmbeddingCache(cache.folder)
@@ -311,16 +325,8 @@ def test_a_shard_of_another_cache_is_found_out(cache, squashed, photos, towers):
 def test_a_folder_that_moved_is_the_same_cache(cache, photos, towers, tiny_clip):
     """The checksum of the towers counts, not where they lie."""
     root, records = photos
-    moved = type(towers)(
-        "/elsewhere",
-        towers.family,
-        towers._module,
-        towers.config,
-        towers.params,
-        "float32",
-        towers.tokenizer,
-        towers._digested,
-    )
+    moved = copy.copy(towers)
+    moved.name = "/elsewhere"
     (cache.folder / "manifest.json").unlink()
     again = embed_records(records, moved, settings(), images=root, folder=cache.folder)
     assert again.made == {}

@@ -264,6 +264,17 @@ def test_counts_chance_and_majority_are_in_the_results(uneven):
     json.dumps(found)
 
 
+def test_thresholds_are_shown_beside_the_majority_class(uneven):
+    _, _, found = uneven
+    page = report_tables.calibration(found)
+    last = page.rpartition("<tr")[2]
+    majority = (500 / 650 + 500 / 600) / 2
+    assert "always real" in last and f"{100 * majority:.2f}" in last
+    assert "500 real + 100 to 150 fake images a generator" in page
+    floor = found["methods"]["a"]["macro"]["ece_balanced_floor"]
+    assert 0 < floor < 0.2 and f"<td>{floor:.3f}</td>" in page
+
+
 def test_shared_real_images_count_once_in_an_average(uneven):
     _, _, found = uneven
     assert found["average"] == {
@@ -386,7 +397,7 @@ def test_tables_fit_80_columns(seeds, size, config):
     text = tables.table(found)
     assert max(map(len, text.split("\n"))) <= tables.WIDE
     top = text.partition("\n\n")[0]
-    assert len(set(re_lines(top, "diff"))) == len(set(re_lines(top, "fore"))) == 3
+    assert len(set(re_lines(top, "di"))) == len(set(re_lines(top, "fo"))) == 3
     assert "*  " in text, "the mark is not cut"
 
 

@@ -185,8 +185,9 @@ def _import(arguments, cache, c, workdir, name) -> int:
         method = training.methods[0]
         if training.new:
             notes = method.config["training"]["settings"]["weights_notes"]
-            taken = f": {'; '.join(notes)}" if notes else ""
-            say(f"read {arguments.weights}{taken}")
+            say(f"read {arguments.weights}")
+            for note in notes:
+                say(f"  {note}")
             say(f"{method.range()['text']}; wrote {workdir.method(name)}")
         else:
             say(f"{workdir.method(name)} has these weights already; nothing to do")

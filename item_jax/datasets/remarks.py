@@ -106,24 +106,31 @@ def sets_as_generators(records: Iterable[Record]) -> list[str]:
         top, _, rest = record.key.partition("/")
         if record.generator and top == record.generator and rest:
             inside[top] |= {f for f in rest.split("/")[:-1]}
+    names = {top: _benchmark(top, known) for top in sorted(inside)}
+    pairs = ",".join(f"{name or top}={top}" for top, name in names.items())
     lines = []
-    tops = sorted(inside)
-    for top in tops:
-        word = re.sub(r"[\W_]", "", top.casefold())
-        named = next((b for b in known if word.startswith(b)), "")
+    for top, name in names.items():
         own = sorted(
-            name
-            for name in inside[top]
-            if name.casefold() in generators and name.casefold() != top.casefold()
+            below
+            for below in inside[top]
+            if below.casefold() in generators and below.casefold() != top.casefold()
         )
-        if top.casefold() in generators or not (named or len(own) > 1):
+        if top.casefold() in generators or not (name or len(own) > 1):
             continue
         why = f"it holds {', '.join(own[:3])}" if own else "it is called like one"
-        beside = ", ".join(name for name in tops if name != top)
+        remedy = "point at the folder itself" + (
+            f" with --benchmark {name}" * bool(name)
+        )
+        if len(names) > 1:
+            remedy = f"name each set: --benchmark {pairs}"
         lines.append(
             f"folder {top!r} is taken for one generator and looks like a set of them "
-            f"({why}): point at the folder itself"
-            + (f" with --benchmark {named}" if named else "")
-            + (f", and index {beside} apart" if beside else "")
+            f"({why}): {remedy}"
         )
     return lines
+
+
+def _benchmark(folder: str, known: Iterable[str]) -> str:
+    """The benchmark that a folder is called like, or ""."""
+    word = re.sub(r"[\W_]", "", folder.casefold())
+    return next((name for name in known if word.startswith(name)), "")
