@@ -142,7 +142,7 @@ def find_towers(name: str, folder: Path) -> str:
       folder: of the method.
 
     Returns:
-      A folder that is there, or `name`.
+      A folder, or a file of weights in one, that is there; or `name`.
     """
     path = Path(name)
     if path.exists() or (not path.is_absolute() and "/" in name):
@@ -151,9 +151,9 @@ def find_towers(name: str, folder: Path) -> str:
     for above in list(folder.resolve().parents)[:ABOVE]:
         for start in range(len(parts)):
             moved = above.joinpath(*parts[start:])
-            folder_2 = moved.parent if moved.suffix == ".safetensors" else moved
+            beside = moved.parent if moved.is_file() else moved
             if moved.exists() and any(
-                (folder_2 / config).is_file()
+                (beside / config).is_file()
                 for config in ("config.json", "open_clip_config.json")
             ):
                 return str(moved)
