@@ -206,6 +206,8 @@ def test_judging_by_the_middle_of_the_square_is_cropping_once():
 def test_pictures_of_one_pixel():
     with pytest.raises(ValueError, match="1 x 5 pixels; at least 2 x 2 are needed"):
         _pictures.even(np.zeros((5, 1, 3), np.uint8))
+    with pytest.raises(ValueError, match="image '1': a picture of 1 x 5 pixels"):
+        npr.whole.views(pictures_of([(4, 4), (5, 1)]))
     one = np.full((1, 1, 3), 7, np.uint8)
     assert (_pictures.tiled(one, 224) == 7).all()
     assert _pictures.middle(one, 256).shape == (256, 256, 3)
