@@ -7,6 +7,7 @@ that people have.
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 
 import flax.linen as nn
@@ -21,7 +22,7 @@ from sklearn.datasets import load_sample_image
 
 from item_jax import images, methods
 from item_jax.embeddings import Embeddings
-from item_jax.methods import _pictures, cnndet, npr
+from item_jax.methods import _pictures, cnndet, npr, patchforensics
 from item_jax.methods._classifier import BATCHES, Classifier
 
 SAMPLES = Path(matplotlib.get_data_path()) / "sample_data"
@@ -166,6 +167,22 @@ def test_what_is_scored_is_what_the_authors_loader_shows(name, files):
         np.testing.assert_array_equal(view, expected, err_msg=key)
 
 
+def test_every_protocol_of_the_page_is_there_and_compared():
+    """The table of methods/README.md, and the names in the methods' docstrings."""
+    page = (Path(methods.__file__).parent / "README.md").read_text()
+    table = page.partition("### Methods on pixels")[2].partition("They train")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+    pooled = {f"item_jax.methods.patchforensics:{how}" for how in ("logits", "voted")}
+    assert named == set(THEIRS) | pooled
+    for module in (cnndet, npr, patchforensics):
+        inside = re.findall(r"^    (item_jax\S+)", module.__doc__, re.MULTILINE)
+        assert len(inside) == 2 and set(inside) <= named
+    for name in named:
+        ours = methods.get(name)
+        assert ours.name.replace("-", ":") == name.removeprefix("item_jax.methods.")
+
+
 class Maps:
     """Error maps for which the images themselves do."""
 
@@ -206,6 +223,8 @@ def test_judging_by_the_middle_of_the_square_is_cropping_once():
 def test_pictures_of_one_pixel():
     with pytest.raises(ValueError, match="1 x 5 pixels; at least 2 x 2 are needed"):
         _pictures.even(np.zeros((5, 1, 3), np.uint8))
+    with pytest.raises(ValueError, match="image '1': a picture of 1 x 5 pixels"):
+        npr.whole.views(pictures_of([(4, 4), (5, 1)]))
     one = np.full((1, 1, 3), 7, np.uint8)
     assert (_pictures.tiled(one, 224) == 7).all()
     assert _pictures.middle(one, 256).shape == (256, 256, 3)

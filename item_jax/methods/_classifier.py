@@ -131,7 +131,7 @@ class Classifier:
         Raises:
           ValueError: if those weights do not fit the network, naming what.
         """
-        data = self._pictures(parts)
+        data = self._data(parts)
         held_out: dict[str, Any] = {}
         stopping = None
         if self.stopping is not None:
@@ -155,7 +155,7 @@ class Classifier:
             recipe, data, config, seeds, checkpoints, on_epoch, held_out=held_out
         )
 
-    def _pictures(self, parts: Sequence[Embeddings]) -> dict[str, Any]:
+    def _data(self, parts: Sequence[Embeddings]) -> dict[str, Any]:
         return {
             "pictures": np.concatenate([self.load(part) for part in parts]),
             "labels": np.concatenate([part.labels for part in parts]),
@@ -167,9 +167,7 @@ class Classifier:
 
     def load(self, part: Embeddings) -> np.ndarray:
         """Returns the pictures to train on, uint8 `[n, size, size, 3]`."""
-        read = self.source(part)
-        square = functools.partial(self.resize, size=self.size)
-        found = _pictures.load(read, len(part), square)
+        found = self._seen(part, lambda image: self.resize(image, self.size))
         return np.array(found, np.uint8).reshape(-1, self.size, self.size, 3)
 
     def views(self, part: Embeddings) -> list[np.ndarray]:
@@ -178,7 +176,11 @@ class Classifier:
         def middle(image: np.ndarray) -> np.ndarray:
             return _pictures.centred(self.resize(image, self.size)[None], self.test)[0]
 
-        return _pictures.load(self.source(part), len(part), self.view or middle)
+        return self._seen(part, self.view or middle)
+
+    def _seen(self, part: Embeddings, view: _pictures.View) -> list[np.ndarray]:
+        keys = [row["key"] for row in part.rows]
+        return _pictures.load(self.source(part), keys, view)
 
     def init(self, key: jax.Array, data: Any = None, *, start: Any = None) -> Any:
         """Returns variables to train from."""

@@ -11,7 +11,7 @@ Resizing and cropping are torchvision's on a PIL image, bit for bit: `views.squa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from item_jax import views
+from item_jax import files, views
 from item_jax.images import check_image
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -71,16 +71,29 @@ def even(image: np.ndarray) -> np.ndarray:
     return image[: height - height % 2, : width - width % 2]
 
 
-def load(read: Callable[[int], np.ndarray], count: int, view: View) -> list[np.ndarray]:
-    """Returns views of images 0 to `count`, each uint8 `[h, w, 3]`.
+def load(
+    read: Callable[[int], np.ndarray], keys: Sequence[str], view: View
+) -> list[np.ndarray]:
+    """Returns views of images, each uint8 `[h, w, 3]`.
 
     Args:
       read: number -> image, uint8 `[H, W, 3]`; called from several threads.
-      count: number of images.
+      keys: of the images, in the order of their numbers, for messages.
       view: image -> view.
+
+    Raises:
+      ValueError: for an image that has no such view, naming its key.
     """
+
+    def one(i: int) -> np.ndarray:
+        image = read(i)
+        try:
+            return view(image)
+        except ValueError as e:
+            raise ValueError(f"image {files.printable(keys[i])!r}: {e}") from e
+
     with ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(lambda i: view(read(i)), range(count)))
+        return list(pool.map(one, range(len(keys))))
 
 
 def cropped(pictures: jax.Array, size: int, key: jax.Array) -> jax.Array:

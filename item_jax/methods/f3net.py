@@ -12,10 +12,12 @@ it stands after blocks 7 and 12, a reading of the paper. Its settings: squashed 
 batches of 128). `--start` takes Xception's weights of ImageNet under the names of its
 ports, such as `timm/legacy_xception.tf_in1k`.
 
-LFS takes log10(|x| + 1e-15), there and here. In a flat window all but one number of the
-DCT are zeros; what float32 leaves of a zero, 1e-15 or 1e-6, is noise, and its logarithm
-is noise of several units. P(fake) of the same weights differs by up to 0.02 between
-their program and this one for that reason, and differs between machines.
+LFS takes log10(|x| + 1e-15), there and here. In a flat window all numbers of the DCT
+but the first are zero, and what float32 leaves of a zero is noise: about 1e-6 here, of
+which the logarithm is -6; on a CPU in PyTorch exactly 0 for most, -15, and 1e-5 for the
+rest. Flat skies and drawings therefore score by rounding errors, and P(fake) of the
+same weights differs between their program and this one (by up to 0.02 on 35 pictures),
+and between machines.
 
 Differences: early stopping as `resnet50.py`'s and at most 100 epochs, theirs are 5, the
 last of which is kept; batches are not half real and half fake; BatchNorm's running
