@@ -171,13 +171,14 @@ def test_the_readmes_claims_are_those_of_the_script():
         ]
     assert len(found["robustness"]) == 9
     for name, own in found["robustness"].items():
-        low, high = own["item"]["less clean"]["interval_95"]
-        lost = f"{own['item']['less clean']['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
+        less = own["item"]["less clean"]
+        low, high = less["interval_95"]
+        lost = f"{less['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
         assert cells(name.replace(":", ", severity "))[2] == lost
 
 
 def test_claims_are_judged_after_holm():
-    """Holm's step-down, written out: the k-th smallest of m p values times m - k + 1."""
+    """Holm's step-down, written out: the k-th least of m p values times m - k + 1."""
     for texts in miniature.measured_claims()["trained_on"].values():
         for found in texts.values():
             claims = found["claims"].values()
@@ -207,11 +208,13 @@ def test_papers_claims_are_what_the_papers_compare(scripts):
 
 def test_training_images_are_drawn_with_replacement_class_by_class(scripts):
     import claims
-
-    from item_jax import testing
+    from item_jax.embeddings import Embeddings
     from item_jax.train import TrainingSet
 
-    part = testing.random_embeddings(40)
+    rows = [{"key": str(i), "label": ("real", "fake")[i % 3 == 0]} for i in range(40)]
+    none = np.zeros((0, 2), np.float32)
+    own = np.arange(80, dtype=np.float32).reshape(40, 2)
+    part = Embeddings(rows, own, own, none, none, np.zeros(41, np.int64))
     half = [part.take(np.arange(25)), part.take(np.arange(25, 40))]
     data = TrainingSet(half, {}, {})
     counts = np.bincount(part.labels, minlength=2).tolist()
@@ -222,6 +225,8 @@ def test_training_images_are_drawn_with_replacement_class_by_class(scripts):
         keys = [row["key"] for p in drawn.parts for row in p.rows]
         assert np.bincount(labels, minlength=2).tolist() == counts
         assert len(set(keys)) < len(keys)
+        for p in drawn.parts:  # an image keeps its embedding
+            assert (p.image_emb[:, 0] == [2 * int(r["key"]) for r in p.rows]).all()
         seen.append(keys)
         again = claims.drawn(data, seed)
         assert [row["key"] for p in again.parts for row in p.rows] == keys
@@ -230,9 +235,9 @@ def test_training_images_are_drawn_with_replacement_class_by_class(scripts):
 
 def test_differences_of_claims_are_those_of_scikit_learn(scripts):
     """Means over draws and families, of scores that are known."""
-    import claims
     from sklearn.metrics import roc_auc_score
 
+    import claims
     from item_jax import statistics
 
     rng = np.random.default_rng(0)
