@@ -9,15 +9,17 @@
 
 Embeddings are un-normalised. Row i of the arrays belongs to the i-th row of the
 `.jsonl` whose status is "done". A shard counts once its `.safetensors` has its name,
-which it gets last, by rename: whole or not at all. It carries its number and the
-checksums of its arrays and rows (`item_jax.shards`).
+which it gets last, by rename: whole or not at all. It carries its number, the settings
+and the digest of the records that it was made with, and the checksums of its arrays and
+rows (`item_jax.shards`): which cache it belongs to is known by its content.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,7 @@ import numpy as np
 from item_jax import files, settings, shards
 from item_jax.embeddings import Embeddings, Row
 
-SCHEMA = "item-embeddings/2"
-SCHEMA_0_1 = "item-embeddings/1"  # of version 0.1: read, never continued
+SCHEMA = "item-embeddings/3"
 
 
 class EmbeddingCache:
@@ -37,6 +38,8 @@ class EmbeddingCache:
       folder: where it is.
       manifest: `{schema, embedding, records, records_sha256, shard_size, storage,
         shards, real_sources}`; `embedding` as `item_jax.settings` describes it.
+      made: shards that `embed_records` made in this process, by number: why the one
+        that was there could not stay (damage, changed images), or None.
       images: key -> the image, for methods that read pixels; None until it is set, to
         an `item_jax.pixels.Pictures`.
     """
@@ -50,6 +53,7 @@ class EmbeddingCache:
           ValueError: if there is none, or its manifest is damaged or of another schema.
         """
         self.folder = Path(folder)
+        self.made: dict[int, str | None] = {}
         path = self.folder / "manifest.json"
         if not path.is_file():
             raise ValueError(
@@ -87,9 +91,12 @@ class EmbeddingCache:
     ) -> EmbeddingCache:
         """Makes a cache, or opens the one that was begun with the same settings.
 
+        Shards that are there without a manifest are taken if they were made with these
+        settings, of these records.
+
         Raises:
-          ValueError: if the folder holds a cache made with other settings (naming each
-            that differs) or begun by version 0.1.
+          ValueError: if the folder holds a cache, or whole shards, made with other
+            settings or of other records (naming each field that differs).
         """
         path = Path(folder) / "manifest.json"
         manifest = {
@@ -102,84 +109,140 @@ class EmbeddingCache:
             "shards": -(-records // shard_size),
             "real_sources": real_sources,
         }
-        if not path.is_file():
-            files.write_json(path, manifest)
+        wanted = shards.origin(json.loads(json.dumps(manifest)))
+        remedy = (
+            "Give this one a name (--cache NAME), use another --workdir, or delete "
+            "that folder"
+        )
+        begun = cls(folder) if path.is_file() else None
+        if begun is not None:
+            differing = shards.differences(begun.made_with, wanted)
+            if differing:
+                raise ValueError(
+                    f"the embeddings in {folder} were made with other settings: "
+                    f"{'; '.join(differing)}. {remedy}"
+                )
+        names, others = _numbers(Path(folder)), []
+        for shard in names:
+            try:
+                shards.check(_path(Path(folder), shard), shard, made_with=wanted)
+            except shards.OtherShard as e:
+                others.append(e)
+            except (shards.DamagedShard, FileNotFoundError):
+                pass  # `embed_records` makes it again, and says so
+        if others:
+            raise ValueError(
+                f"{len(others)} of {len(names)} shards in {folder} were made with "
+                f"other settings, {others[0].name} with: "
+                f"{'; '.join(others[0].differing)}. {remedy}"
+            )
+        if begun is None or begun.real_sources != real_sources:
+            files.write_json(path, manifest)  # no embedding depends on the sources
             return cls(folder)
-        cache = cls(folder)
-        differing = settings.differences(cache.embedding, embedding)
-        differing += [
-            f"{name} was {cache.manifest[name]!r} and is {manifest[name]!r}"
-            for name in ("records_sha256", "shard_size", "storage")
-            if cache.manifest[name] != manifest[name]
-        ]
-        if differing:
-            raise ValueError(
-                f"the embeddings in {folder} were made with other settings: "
-                f"{'; '.join(differing)}. Give this one a name (--cache NAME), use "
-                "another --workdir, or delete that folder"
-            )
-        if cache.manifest["schema"] != SCHEMA:
-            if cache.finished:
-                return cache
-            raise ValueError(
-                f"the embeddings in {folder} were begun by version 0.1 of item_jax and "
-                "cannot be continued; delete that folder and embed again"
-            )
-        if cache.real_sources != real_sources:  # on which no embedding depends
-            files.write_json(path, manifest)
-            cache.manifest = manifest
-        return cache
+        return begun
 
     def path(self, shard: int, suffix: str = ".safetensors") -> Path:
         """Returns the file of a shard."""
-        return self.folder / f"shard-{shard:05d}{suffix}"
+        return _path(self.folder, shard, suffix)
+
+    @property
+    def made_with(self) -> shards.Origin:
+        """What every shard of this cache is made with; see `shards.origin`."""
+        return shards.origin(self.manifest)
 
     @property
     def present(self) -> set[int]:
-        """The numbers of the shards that are there."""
-        names = (
-            re.fullmatch(r"shard-(\d+)\.safetensors", p.name)
-            for p in self.folder.iterdir()
-        )
-        return {int(m[1]) for m in names if m}
+        """The numbers of the shards that are there, by their headers.
+
+        A shard that is cut, empty, or of another cache is not there; bytes that changed
+        inside one are found when it is read.
+        """
+        made_with, found = self.made_with, set()
+        for shard in range(self.manifest["shards"]):
+            try:
+                shards.check(self.path(shard), shard, made_with=made_with)
+            except (shards.DamagedShard, shards.OtherShard, FileNotFoundError):
+                continue
+            found.add(shard)
+        return found
 
     @property
     def finished(self) -> bool:
-        """Whether every shard is there."""
-        return len(self.present) >= self.manifest["shards"]
+        """Whether every shard is there, as `present` says."""
+        return len(self.present) == self.manifest["shards"]
+
+    @property
+    def extra(self) -> list[Path]:
+        """Files of shards beyond the last one. Nothing reads them."""
+        total = self.manifest["shards"]
+        return [self.path(n) for n in _numbers(self.folder) if n >= total]
+
+    def faults(self, numbers: Iterable[int]) -> dict[int, str | None]:
+        """Reads shards and says which have to be made.
+
+        Args:
+          numbers: of the shards.
+
+        Returns:
+          By number, in order: why a shard is damaged, or None where it is missing.
+          Whole ones are left out.
+
+        Raises:
+          OtherShard: for one that was made with other settings.
+        """
+        found: dict[int, str | None] = {}
+        for shard in numbers:
+            try:
+                self.read(shard)
+            except FileNotFoundError:
+                found[shard] = None
+            except shards.DamagedShard as e:
+                found[shard] = e.why
+        return found
 
     def write(self, shard: int, embeddings: Embeddings, rows: list[Row]) -> None:
         """Writes a shard: `rows` of all its records, arrays of those that are done.
 
         Raises:
           ValueError: if a number is not finite, naming array and key.
+          OSError: naming the file, if it cannot be written.
         """
-        storage = self.manifest["storage"]
-        shards.write(self.path(shard), shard, embeddings, rows, storage=storage)
+        path, made_with = self.path(shard), self.made_with
+        shards.write(path, shard, embeddings, rows, made_with=made_with)
 
     def read(self, shard: int) -> tuple[Embeddings, list[Row]]:
         """Returns the embeddings of a shard and the rows of its failed records.
 
         Raises:
-          ValueError: if the shard is damaged, or not the one that its name and the
-            manifest say, with the remedy.
+          FileNotFoundError: if it is not there.
+          DamagedShard: if it is damaged, or not the one that its name says; a
+            `ValueError`, with the remedy.
+          OtherShard: if it was made with other settings than the manifest has; a
+            `ValueError` too.
         """
         embeddings, failed = shards.read(
             self.path(shard),
             shard,
-            count=self._count(shard),
-            embed_dim=self.embed_dim,
-            storage=self.manifest["storage"],
-            outputs=self.embedding.get("outputs", {}),
-            marked=self.manifest["schema"] == SCHEMA,
+            count=self.count(shard),
+            made_with=self.made_with,
         )
         return dataclasses.replace(embeddings, images=self.images), failed
 
     def rows(self, shard: int) -> list[Row]:
-        """Returns the rows of a shard, failed ones included, without its arrays."""
-        return shards.read_rows(self.path(shard, ".jsonl"), self._count(shard))
+        """Returns the rows of a shard, failed ones included, without its arrays.
 
-    def _count(self, shard: int) -> int:
+        Raises:
+          ValueError: as `read`; bytes that changed inside its arrays are not noticed.
+        """
+        return shards.read_rows(
+            self.path(shard),
+            shard,
+            count=self.count(shard),
+            made_with=self.made_with,
+        )
+
+    def count(self, shard: int) -> int:
+        """Returns how many records a shard holds."""
         size = self.manifest["shard_size"]
         return min(size, self.manifest["records"] - shard * size)
 
@@ -194,18 +257,28 @@ class EmbeddingCache:
             yield self.read(shard)
 
     def check_finished(self) -> None:
-        """Refuses a cache with missing shards.
+        """Refuses a cache with missing or damaged shards, by their headers.
 
         Raises:
-          ValueError: if some are.
+          ValueError: if some are missing, or the first that is damaged or of other
+            settings.
         """
-        total, found = self.manifest["shards"], self.present
-        missing = total - sum(i < total for i in found)
+        total, made_with = self.manifest["shards"], self.made_with
+        missing, wrong = 0, []
+        for shard in range(total):
+            try:
+                shards.check(self.path(shard), shard, made_with=made_with)
+            except FileNotFoundError:
+                missing += 1
+            except (shards.DamagedShard, shards.OtherShard) as e:
+                wrong.append(e)
         if missing:
             raise ValueError(
-                f"{self.folder} is not finished: {missing} of {total} shards are "
-                "missing; run embed again"
+                f"{self.folder} is incomplete: {missing} of {total} shards are "
+                "missing; run `item-jax embed` again"
             )
+        if wrong:
+            raise wrong[0]
 
     def selects(self, row: Row, *, split: str = "", generators: Sequence = ()) -> bool:
         """Whether a row is of a split and of some generators.
@@ -235,16 +308,6 @@ class EmbeddingCache:
             if len(chosen):
                 yield chosen
 
-    def forget_failed(self, shards: Iterable[int]) -> None:
-        """Deletes the shards in which an image could not be read, to be made again.
-
-        Args:
-          shards: the numbers to look at; missing ones are skipped.
-        """
-        for shard in set(shards) & self.present:
-            if any(row.get("stage") == "image" for row in self.rows(shard)):
-                self.path(shard).unlink()
-
     def summary(self) -> tuple[dict[str, int], list[Row]]:
         """Counts the rows; arrays are not read.
 
@@ -271,16 +334,42 @@ class EmbeddingCache:
         return self.summary()[0]
 
 
+def _path(folder: Path, shard: int, suffix: str = ".safetensors") -> Path:
+    return folder / f"shard-{shard:05d}{suffix}"
+
+
+def _numbers(folder: Path) -> list[int]:
+    """The numbers of shards that files in a folder are named after, ascending."""
+    if not folder.is_dir():
+        return []
+    found = set()
+    for path in folder.iterdir():
+        match = re.fullmatch(r"shard-(\d+)\.safetensors", path.name)
+        if match and path.name == _path(folder, int(match[1])).name:
+            found.add(int(match[1]))
+    return sorted(found)
+
+
 def _read_manifest(path: Path) -> dict[str, Any]:
-    raw = files.read_json(path)
-    schema = raw.get("schema")
-    if schema == SCHEMA_0_1:
-        raw = _upgrade(raw, path)
-    elif schema != SCHEMA:
+    try:
+        raw = files.read_json(path)
+        if raw.get("schema") == SCHEMA:
+            _check_manifest(raw, path)
+    except ValueError as e:
         raise ValueError(
-            f"{path} is of schema {schema!r}; this version reads {SCHEMA!r} and "
-            f"{SCHEMA_0_1!r}"
+            f"{e}. Delete {path} and run `item-jax embed` again, with the same options "
+            "as before: whole shards stay"
+        ) from e
+    schema = raw.get("schema")
+    if schema != SCHEMA:
+        raise ValueError(
+            f"{path} is of schema {schema!r}; this version reads {SCHEMA!r}. Delete "
+            f"{path.parent} and run `item-jax embed` again"
         )
+    return raw
+
+
+def _check_manifest(raw: Mapping[str, Any], path: Path) -> None:
     settings.check(raw, path)
     for name in ("records", "shard_size", "shards"):
         files.field(raw, name, int, path)
@@ -299,20 +388,3 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             f"{path}: {records} records in shards of {size} are not {raw['shards']} "
             "shards"
         )
-    return raw
-
-
-def _upgrade(raw: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Brings the manifest of version 0.1 into today's form."""
-    old = files.field(raw, "fingerprint", dict, path)
-    try:
-        embedding = settings.upgrade(
-            old, tower=raw["towers"], embed_dim=raw["embed_dim"]
-        )
-        names = ("records_sha256", "shard_size", "storage")
-        moved = {name: old[name] for name in names}
-        kept = {name: raw[name] for name in ("schema", "records", "shards")}
-    except (KeyError, AttributeError, TypeError, ValueError) as e:
-        raise ValueError(f"{path}: {type(e).__name__}: {e}") from e
-    sources = {"real_sources": raw.get("pairs", {})}
-    return kept | {"embedding": embedding} | moved | sources

@@ -40,7 +40,9 @@ OUTPUTS = ("pooled", "class_tokens", "block_tokens")
 FIELDS: dict[str, Field] = {
     "seed": Field(0, "of everything random; not in the paper", least=0),
     "tower": Field(
-        "ViT-L-14", "CLIP model: short name, Hugging Face id or folder; ITEM IV-A"
+        "ViT-L-14",
+        "CLIP model: short name, Hugging Face id, folder, or a file of weights in it; "
+        "ITEM IV-A",
     ),
     "tower_family": Field(
         "", "its architecture; empty: found by the checkpoint's files", outside=True
@@ -88,6 +90,16 @@ FIELDS: dict[str, Field] = {
         "of an object: short side to the view, or `pad` the whole box on black; not in "
         "the paper",
         ("cover", "pad"),
+    ),
+    # ---- texts
+    "texts.clean": Field(
+        "",
+        "of captions and phrases before they are tokenised; empty: as in the CLIP "
+        "model's training (`lower` for OpenAI's); not in the paper",
+        (
+            *("", "none", "lowercase", "whitespace", "whitespace_underscore"),
+            *("lower", "canonicalize"),
+        ),
     ),
     # ---- neutralise: makes images alike in what headers tell (`item-jax audit`)
     "neutralise.quality": Field(
@@ -252,7 +264,7 @@ READS: dict[str, tuple[str, ...]] = {
         *("tower", "tower_family", "dtype", "data.records", "data.images"),
         *("data.score_threshold", "data.max_objects", "data.min_object_pixels"),
         "data.max_pixels",
-        *("views", "neutralise", "perturb", "embed"),
+        *("views", "texts", "neutralise", "perturb", "embed"),
     ),
     "train": (
         *("seed", "misalignment", "head", "train"),
@@ -263,7 +275,7 @@ READS: dict[str, tuple[str, ...]] = {
     "fit": (
         *("seed", "tower", "tower_family", "dtype", "data.score_threshold"),
         *("data.max_objects", "data.min_object_pixels", "data.max_pixels", "views"),
-        *("neutralise", "embed", "misalignment", "head", "train", "evaluate"),
+        *("texts", "neutralise", "embed", "misalignment", "head", "train", "evaluate"),
     ),
     "paper": (
         *("seed", "misalignment", "head", "train", "evaluate", "paper"),

@@ -79,8 +79,8 @@ Captions and boxes are best made as those of its training were.
 
 | | |
 | --- | --- |
-| real images | {t["real"]:,} |
-| fake images | {t["fake"]:,} |
+| real images | {_number(t["real"])} |
+| fake images | {_number(t["fake"])} |
 | generators | {_names(t["generators"])} |
 | training AUC | {_train_auc(config)} |
 | benchmarks | {_names(t["benchmarks"])} |
@@ -189,6 +189,10 @@ def _train_auc(config: Mapping[str, Any]) -> str:
     if fit.get("train_auc") is None:
         return "unknown"
     return f"{fit['train_auc']:.3f}, on {fit['train_auc_images']:,} training images"
+
+
+def _number(images: int) -> str:
+    return f"{images:,}" if images else "not recorded"
 
 
 def _role(facts: Mapping[str, Any] | None) -> str:

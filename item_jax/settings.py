@@ -5,8 +5,8 @@ the captioner and the grounder: as `embedding` in the manifest of a cache, and c
 from there into every method that is fitted on it.
 
     {"tower": {"name", "family", "checkpoint_sha256", "embed_dim", "image_size"},
-     "dtype", "data": {...}, "views": {...}, "neutralise": {...}, "perturb": {...},
-     "outputs": {name: its shape for one image},
+     "dtype", "texts": {"clean"}, "data": {...}, "views": {...}, "neutralise": {...},
+     "perturb": {...}, "outputs": {name: its shape for one image},
      "captioner": {"id", ...} or null, "grounder": {"id", ...} or null}
 
 `outputs` are those of the image tower beside the embedding, often none. A method keeps
@@ -71,6 +71,7 @@ def embedding(towers: Any, config: ConfigDict, facts: Mapping[str, Any]) -> Embe
             "image_size": towers.image_size,
         },
         "dtype": towers.dtype,
+        "texts": {"clean": getattr(towers, "text_cleaning", "")},
     }
     stored |= {name: to_json(config[name]) for name in SECTIONS}
     for name in LOCATIONS:
@@ -89,6 +90,7 @@ def restore(stored: Embedding, config: ConfigDict) -> None:
             if name in config[section] and f"{section}.{name}" not in NOT_SCORES:
                 config[section][name] = value
     config.embed.outputs = tuple(stored.get("outputs", ()))
+    config.texts.clean = text_cleaning(stored)
 
 
 def with_outputs(stored: Embedding, names: Iterable[str]) -> Embedding:
@@ -127,12 +129,23 @@ def check_outputs(what: str, names: Iterable[str], found: Iterable[str]) -> None
         )
 
 
+def text_cleaning(stored: Embedding) -> str:
+    """Returns how the texts of stored embeddings were cleaned, `config.texts.clean`.
+
+    Embeddings of an older version do not say. Texts of CLIP were not cleaned then; of
+    `general_vit` some of it was done, which has no name: "".
+    """
+    if "texts" in stored:
+        return stored["texts"]["clean"]
+    return "" if stored["tower"]["family"] == "general_vit" else "none"
+
+
 def differing(stored: Embedding, found: Embedding) -> dict[str, tuple[Any, Any]]:
     """Returns every setting that differs, `{name: (stored, found)}`.
 
     What is ignored is left out; None stands for a setting that one of them lacks.
     """
-    old, new = _compared(stored), _compared(found)
+    old, new = flat(stored), flat(found)
     return {
         name: (old.get(name), new.get(name))
         for name in dict.fromkeys((*old, *new))
@@ -165,7 +178,7 @@ def compare(stored: Embedding, found: Embedding, *, what: str) -> list[str]:
         image tower that the method reads and the embeddings lack.
     """
     check_outputs(what, stored.get("outputs", ()), found.get("outputs", ()))
-    old, new = _compared(stored), _compared(found)
+    old, new = flat(stored), flat(found)
     refused: list[str] = []
     warnings: list[str] = []
     for name in dict.fromkeys((*old, *new)):
@@ -238,8 +251,13 @@ def compare_roles(
     return warnings
 
 
-def _compared(stored: Embedding) -> dict[str, Any]:
+def flat(stored: Embedding) -> dict[str, Any]:
+    """Returns what two embeddings are compared by, `{"views.geometry": "item", ...}`.
+
+    What is ignored is left out, and what is None.
+    """
     known = {k: v for k, v in stored.items() if v is not None}
+    known["texts"] = {"clean": text_cleaning(stored)}
     return {k: v for k, v in leaves(known).items() if k not in IGNORED}
 
 
@@ -268,6 +286,7 @@ def upgrade(old: Mapping[str, Any], *, tower: str, embed_dim: int) -> Embedding:
             "image_size": old["image_size"],
         },
         "dtype": old["dtype"],
+        "texts": {"clean": "none"},
         "data": {
             "score_threshold": old["score_threshold"],
             "max_objects": old["max_objects"],
@@ -326,6 +345,8 @@ def check(stored: Mapping[str, Any], where: object) -> None:
             f"{where}: 'embedding.outputs' is {outputs!r}; expected shapes by name, of "
             f"{', '.join(OUTPUTS)}"
         )
+    if "texts" in stored["embedding"]:
+        files.field(stored, "embedding.texts.clean", str, where)
     for role in ROLES:
         known = files.field(stored, f"embedding.{role}", (dict, type(None)), where)
         if known is not None and "id" in known:

@@ -1,11 +1,14 @@
 """Tensors that `torch.save` wrote, read without PyTorch and without running code.
 
-For published weights of rivals, which come as pickles. A pickle is a program; this
-reads the few instructions that a dictionary of tensors needs and knows four kinds of
-objects: dictionaries, tensors, and the storages and numbers they consist of. Nothing is
-imported or called by name. Whatever else a file holds is refused.
+For the weights of rivals, which come as pickles: a state dictionary, or the checkpoint
+around one that training code saves. A pickle is a program. This reads the few
+instructions that such files need and builds dictionaries, lists, numbers, text and
+tensors from them. Nothing is imported or called by name: objects that training code
+leaves beside the tensors (options, NumPy numbers, callbacks) are passed over, and a
+file that names anything else is refused.
 
-    archive.zip  NAME/data.pkl    {"weight": _rebuild_tensor_v2(storage, offset, ...)}
+    archive.zip  NAME/data.pkl    {"model": {"weight": _rebuild_tensor_v2(...), ...},
+                                   "optimizer": {...}, "total_steps": 10}
                  NAME/data/0      the bytes of storage "0"
 """
 
@@ -15,14 +18,14 @@ import io
 import math
 import pickletools
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
-from item_jax import files
+from item_jax import files, state_dicts
 
 DTYPES = {
     "torch FloatStorage": np.float32,
@@ -36,9 +39,26 @@ DTYPES = {
     "torch ByteStorage": np.uint8,
     "torch BoolStorage": np.bool_,
 }
-ORDERED_DICT = "collections OrderedDict"
+DICTIONARIES = ("OrderedDict", "defaultdict", "Counter")
+"""Of `collections`."""
 REBUILD = "torch._utils _rebuild_tensor_v2"
-KNOWN = (ORDERED_DICT, REBUILD, *DTYPES)
+PARAMETER = "torch._utils _rebuild_parameter"
+KNOWN = (*(f"collections {n}" for n in DICTIONARIES), REBUILD, PARAMETER, *DTYPES)
+
+PASSED_OVER = (
+    *("argparse Namespace", "_codecs encode", "copy_reg _reconstructor"),
+    *("collections deque", "torch Size", "torch device", "torch dtype"),
+    *("torch float16", "torch float32", "torch float64", "torch bfloat16"),
+    *("__builtin__ set", "__builtin__ list", "__builtin__ dict", "__builtin__ tuple"),
+    *("__builtin__ int", "__builtin__ float", "__builtin__ str", "__builtin__ object"),
+)
+"""Names of classes whose objects training code leaves beside the tensors."""
+
+PASSED_OVER_MODULES = (
+    *("numpy", "pathlib", "omegaconf", "typing", "enum"),
+    *("lightning", "lightning_fabric", "pytorch_lightning"),
+)
+"""Modules whose objects, too, are passed over. None of them is imported."""
 
 LARGEST = 2**32
 """Bytes of a file."""
@@ -47,10 +67,30 @@ LARGEST_PICKLE = 2**24
 MOST_ENTRIES = 100_000
 MOST_AXES = 32
 """Of a tensor: fewer than NumPy allows."""
+LONGEST = 600
+"""Characters of a message."""
+CONVERT = (
+    "convert it with PyTorch, if you trust it: "
+    "torch.save(torch.load(FILE, weights_only=False){}, NEW)"
+)
+
+
+class Saved(NamedTuple):
+    """Arrays by name, and what was taken from a checkpoint and left, a phrase each."""
+
+    tensors: dict[str, np.ndarray]
+    notes: list[str]
 
 
 class _Global(NamedTuple):
     name: str
+
+
+class _Object:
+    """Something that is passed over: an object of a class, or of a call."""
+
+    def __init__(self, name: str):
+        self.name = name
 
 
 class _Storage(NamedTuple):
@@ -70,15 +110,19 @@ class _Mark:
     pass
 
 
-def read(path: str | Path) -> dict[str, np.ndarray]:
-    """Reads a file of tensors by name, such as a state dictionary.
+def read(path: str | Path, *, skip: Sequence[str] = ()) -> Saved:
+    """Reads the tensors of a state dictionary, or of a checkpoint around one.
+
+    A checkpoint is a dictionary such as `{"model": ..., "optimizer": ..., "epoch": 3}`,
+    in which the state dictionary is found as `item_jax.state_dicts` describes.
 
     Args:
       path: of a file that `torch.save` of PyTorch 1.6 or later wrote.
+      skip: beginnings of the names of tensors that are not read.
 
     Returns:
       Arrays of the types, shapes and bytes that were saved, each a copy of its own,
-      wherever the tensors lived (`cuda:0`).
+      wherever the tensors lived (`cuda:0`); and notes.
 
     Raises:
       ValueError: naming the file and what in it is damaged, hostile or not a
@@ -90,36 +134,40 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
         if size > LARGEST:
             raise ValueError(f"{size} bytes; at most {LARGEST} are read")
         with zipfile.ZipFile(path) as archive:
-            return _read(archive, size)
+            return _read(archive, size, tuple(skip))
     except zipfile.BadZipFile as e:
         raise ValueError(
-            f"{path}: not a zip archive as torch.save writes since PyTorch 1.6: {e}"
+            f"{path}: not a zip archive as torch.save writes since PyTorch 1.6 ({e}). "
+            f"If an older PyTorch wrote it, {CONVERT.format('')}"
         ) from e
     except FileNotFoundError as e:
         raise ValueError(f"no weights {path}") from e
     except (ValueError, OSError, EOFError, RuntimeError, NotImplementedError) as e:
-        raise ValueError(f"{path}: {e}") from e
+        raise ValueError(f"{path}: {str(e)[:LONGEST]}") from e
 
 
-def _read(archive: zipfile.ZipFile, size: int) -> dict[str, np.ndarray]:
+def _read(archive: zipfile.ZipFile, size: int, skip: tuple[str, ...]) -> Saved:
     entries = _entries(archive, size)
     pickles = [name for name in entries if name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise ValueError(f"{len(pickles)} entries named NAME/data.pkl; 1 is needed")
     top = pickles[0].removesuffix("data.pkl")
+    if any(name.startswith(f"{top}code/") for name in entries):
+        raise ValueError(
+            "a TorchScript program, not tensors: save its state with PyTorch: "
+            "torch.save(torch.jit.load(FILE).state_dict(), NEW)"
+        )
     order = f"{top}byteorder"
     if order in entries and _bytes(archive, entries, order, 16) != b"little":
         raise ValueError("its numbers are not in little-endian order")
     program = _bytes(archive, entries, pickles[0], LARGEST_PICKLE)
-    found = _run(program)
-    if not isinstance(found, dict):
-        raise ValueError(f"it holds {_told(found)}, not a dictionary of tensors")
+    found, notes = state_dicts.picked(_run(program), _Tensor, _told)
+    found, prefixes = state_dicts.without_prefixes(found)
+    kept, left = state_dicts.without(found, skip)
     arrays: dict[str, np.ndarray] = {}
     read: dict[_Storage, bytes] = {}
     total = 0
-    for name, tensor in found.items():
-        if not (isinstance(name, str) and isinstance(tensor, _Tensor)):
-            raise ValueError(f"{_told(name)} is {_told(tensor)}, not a tensor")
+    for name, tensor in kept.items():
         own = tensor.storage
         if own not in read:
             read[own] = _bytes(archive, entries, f"{top}data/{own.name}", LARGEST)
@@ -127,7 +175,7 @@ def _read(archive: zipfile.ZipFile, size: int) -> dict[str, np.ndarray]:
         if total > 2 * size:  # some share their storage, but not thousands
             raise ValueError(f"tensors of {total} bytes or more in a file of {size}")
         arrays[name] = _array(name, tensor, read[own])
-    return arrays
+    return Saved(arrays, notes + prefixes + left)
 
 
 def _entries(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
@@ -163,10 +211,11 @@ def _bytes(
 
 # ------------------------------------------------------------------------ the pickle
 
-_NUMBERS = {"BININT", "BININT1", "BININT2", "LONG1"}
+_PLAIN = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE"}
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _PUT = {"BINPUT", "LONG_BINPUT"}
 _GET = {"BINGET", "LONG_BINGET"}
+_APPENDS = {"APPEND", "APPENDS"}
 _SHORT_TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
@@ -194,17 +243,22 @@ def _run(program: bytes) -> Any:
             name = opcode.name
             if name == "PROTO":
                 if argument != 2:
-                    raise ValueError(f"its pickle is of protocol {argument}, not 2")
+                    raise ValueError(
+                        f"its pickle is of protocol {argument}; 2, which torch.save "
+                        f"writes by itself, is read: {CONVERT.format('')}"
+                    )
             elif name == "STOP":
                 if len(stack) == 1:
                     return pop()
                 break
-            elif name in _NUMBERS or name == "BINUNICODE":
+            elif name in _PLAIN:
                 stack.append(argument)
             elif name in _CONSTANTS:
                 stack.append(_CONSTANTS[name])
             elif name == "EMPTY_DICT":
                 stack.append({})
+            elif name == "EMPTY_LIST":
+                stack.append([])
             elif name == "MARK":
                 stack.append(_Mark())
             elif name == "TUPLE":
@@ -217,12 +271,18 @@ def _run(program: bytes) -> Any:
             elif name in _GET:
                 stack.append(memo[argument])
             elif name == "GLOBAL":
-                stack.append(_global(argument))
+                stack.append(_global(argument, program))
             elif name == "BINPERSID":
                 stack.append(_storage(pop(tuple)))
             elif name == "REDUCE":
                 arguments = pop(tuple)
                 stack.append(_call(pop(_Global), arguments))
+            elif name == "NEWOBJ":
+                pop(tuple)
+                stack.append(_Object(pop(_Global).name))
+            elif name in _APPENDS:
+                values = pop_to_mark() if name == "APPENDS" else [pop()]
+                _append(stack[-1], values)
             elif name == "SETITEM":
                 value, key = pop(), pop()
                 _set(stack[-1], [key, value])
@@ -230,32 +290,44 @@ def _run(program: bytes) -> Any:
                 values = pop_to_mark()
                 _set(stack[-1], values)
             elif name == "BUILD":  # `_metadata` of a state dictionary: left out
-                pop(dict)
-                if not isinstance(stack[-1], dict):
+                pop((dict, tuple))
+                if not isinstance(stack[-1], (dict, _Object)):
                     raise ValueError(f"it sets attributes of {_told(stack[-1])}")
             else:
                 raise ValueError(
-                    f"its pickle has the instruction {name}, which a dictionary of "
-                    "tensors does not need"
+                    f"its pickle has the instruction {name}, which torch.save does not "
+                    f"write for tensors: it may be hostile, or {CONVERT.format('')}"
                 )
     except (IndexError, KeyError, TypeError, UnicodeDecodeError) as e:
         raise ValueError(f"its pickle is damaged: {type(e).__name__} {e}") from e
     raise ValueError("its pickle is damaged: it ends too early, or not with one value")
 
 
-def _global(argument: str) -> _Global:
-    if argument not in KNOWN:
+def _global(argument: str, program: bytes) -> _Global:
+    """Returns a name that may stand in the file; nothing is looked up by it."""
+    top = argument.partition(" ")[0].partition(".")[0]
+    if argument in KNOWN or argument in PASSED_OVER or top in PASSED_OVER_MODULES:
+        return _Global(argument)
+    if b"ctorch.nn.modules" in program:
         raise ValueError(
-            f"its pickle names {_told(argument)}, which is not needed for tensors: it "
-            "may be hostile"
+            f"it holds a whole module ({_told(argument.replace(' ', '.'))}), which is "
+            f"code, not its tensors: {CONVERT.format('.state_dict()')}"
         )
-    return _Global(argument)
+    raise ValueError(
+        f"its pickle names {_told(argument)}, which is not needed for tensors: it may "
+        f"be hostile, or {CONVERT.format('[KEY]')}"
+    )
 
 
 def _call(what: _Global, arguments: tuple[Any, ...]) -> Any:
-    if what.name == ORDERED_DICT and not arguments:
-        return {}
-    if what.name == REBUILD and len(arguments) == 6:
+    module, _, kind = what.name.partition(" ")
+    if module == "collections" and kind in DICTIONARIES and len(arguments) <= 1:
+        first = arguments[0] if arguments else None
+        if first is None or isinstance(first, dict | _Global):  # `defaultdict(list)`
+            return dict(first) if isinstance(first, dict) else {}
+    if what.name == PARAMETER and arguments:
+        return arguments[0]
+    if what.name == REBUILD and len(arguments) >= 6:
         storage, offset, size, stride = arguments[:4]
         if not isinstance(storage, _Storage):
             raise ValueError(f"a tensor of {_told(storage)}")
@@ -264,7 +336,9 @@ def _call(what: _Global, arguments: tuple[Any, ...]) -> Any:
             if not whole or any(n < 0 for n in numbers):
                 raise ValueError(f"a tensor with the numbers {_told(numbers)}")
         return _Tensor(storage, offset, size, stride)
-    raise ValueError(f"its pickle calls {what.name} with {_told(arguments)}")
+    if what.name in KNOWN:
+        raise ValueError(f"its pickle calls {what.name} with {_told(arguments)}")
+    return _Object(what.name)
 
 
 def _storage(identity: tuple[Any, ...]) -> _Storage:
@@ -278,14 +352,25 @@ def _storage(identity: tuple[Any, ...]) -> _Storage:
 
 
 def _set(target: Any, values: list[Any]) -> None:
-    if not isinstance(target, dict) or len(values) % 2:
+    if len(values) % 2:
+        raise ValueError("its pickle is damaged: a key without a value")
+    if isinstance(target, _Object):
+        return
+    if not isinstance(target, dict):
         raise ValueError(f"its pickle is damaged: items of {_told(target)}")
     for key, value in zip(values[::2], values[1::2]):
-        if not isinstance(key, str):
-            raise ValueError(f"a key is {_told(key)}, not a text")
+        if not isinstance(key, (str, int, float, _Global, _Object, type(None))):
+            key = _Object(_told(key))  # a tuple, say, which nobody looks up
         if key in target:
             raise ValueError(f"it names {_told(key)} twice")
         target[key] = value
+
+
+def _append(target: Any, values: list[Any]) -> None:
+    if isinstance(target, list):
+        target.extend(values)
+    elif not isinstance(target, _Object):
+        raise ValueError(f"its pickle is damaged: items of {_told(target)}")
 
 
 def _array(name: str, tensor: _Tensor, data: bytes) -> np.ndarray:
@@ -320,8 +405,12 @@ def _told(value: Any, depth: int = 0) -> str:
     """A value for a message: short, and without what could harm a terminal."""
     if isinstance(value, dict):
         return "a dictionary"
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
     if isinstance(value, _Tensor):
         return "a tensor"
+    if isinstance(value, _Object | _Global):
+        return f"an object of {files.printable(value.name.replace(' ', '.'))[:80]}"
     if isinstance(value, int) and value.bit_length() > 200:
         return "a number of more than 60 digits"
     if isinstance(value, tuple):

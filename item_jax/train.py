@@ -15,14 +15,13 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from item_jax import files, methods, metrics, published, settings, training_loop
+from item_jax import files, fit_records, methods, published, settings, training_loop
 from item_jax import fitted as fitted_lib
 from item_jax.cache import EmbeddingCache
 from item_jax.choices import nearest
 from item_jax.config import FIELDS, leaves, to_json
-from item_jax.embeddings import ARRAYS, Embeddings
+from item_jax.embeddings import Embeddings
 from item_jax.fitted import FittedMethod
-from item_jax.records import LABELS
 from item_jax.sharding import barrier, is_main_process
 from item_jax.training_loop import OnEpoch
 from item_jax.workdir import PLAIN_METHOD, Workdir
@@ -40,10 +39,6 @@ class Training:
     methods: list[FittedMethod]
     new: bool
 
-
-JUDGED = 1000
-"""Training images of each label that the training AUC is computed on, at most: enough
-for two digits, and a network on pixels scores them in seconds. Not in the paper."""
 
 NOT_FITTED = ("threshold", "baselines", "checkpoint_every")
 """Fields of `config.train` that change nothing about a state."""
@@ -138,7 +133,7 @@ def fit_method(
     *,
     overridden: Sequence[str] = (),
     checkpoints: str | Path | None = None,
-    start: published.Start | None = None,
+    start: published.Weights | None = None,
     on_epoch: OnEpoch = lambda epoch, losses: None,
 ) -> list[FittedMethod]:
     """Fits a method.
@@ -156,9 +151,10 @@ def fit_method(
 
     Returns:
       One fitted method per seed. Its record has what came of the fit, `fit`:
-      "train_auc", the AUC on training images (`JUDGED` of each label at most; below
-      `fitted.LEARNED` it did not learn), their number "train_auc_images", and "epochs",
-      how many it trained, which early stopping may end (None without epochs).
+      "train_auc", the AUC on training images (`fit_records.JUDGED` of each label at
+      most; below `fitted.LEARNED` it did not learn), their number "train_auc_images",
+      and "epochs", how many it trained, which early stopping may end (None without
+      epochs).
 
     Raises:
       ValueError: for an unknown method, one that reads an output of the image tower
@@ -186,49 +182,8 @@ def fit_method(
         FittedMethod(_record(name, module, data, config, seed, start), state, module)
         for seed, state in zip(seeds, states)
     ]
-    sample = _sample(data.parts)
-    for k, one in enumerate(made):
-        auc = metrics.roc_auc(sample.labels, one.score(sample))
-        one.config["fit"] = {
-            "train_auc": None if auc is None else round(auc, 6),
-            "train_auc_images": len(sample),
-            "epochs": _epochs(counts, k, len(seeds)),
-        }
+    fit_records.add(made, data.parts, counts)
     return made
-
-
-def _sample(parts: Sequence[Embeddings]) -> Embeddings:
-    """The training images that a fit is judged on, evenly spaced among each label's."""
-    labels = np.concatenate([part.labels for part in parts])
-    chosen = np.zeros(len(labels), bool)
-    for label in LABELS.values():
-        own = np.flatnonzero(labels == label)
-        chosen[own[np.linspace(0, len(own) - 1, min(len(own), JUDGED)).astype(int)]] = 1
-    masks = np.split(chosen, np.cumsum([len(part) for part in parts])[:-1])
-    taken = [part.take(np.flatnonzero(mask)) for part, mask in zip(parts, masks)]
-    each = [part.arrays() for part in taken]
-    arrays = {
-        name: np.concatenate([own[name] for own in each])
-        for name in each[0]
-        if name != "object_offsets"
-    }
-    outputs = {name: arrays.pop(name) for name in set(arrays) - set(ARRAYS)}
-    counts = np.concatenate([np.diff(part.object_offsets) for part in taken])
-    return Embeddings(
-        [row for part in taken for row in part.rows],
-        **arrays,
-        object_offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        images=taken[0].images,
-        outputs=outputs,
-    )
-
-
-def _epochs(counts: Sequence[Sequence[int]], k: int, seeds: int) -> int | None:
-    """The epochs that seed k trained: of several networks a seed the most."""
-    if not counts or len(counts[-1]) % seeds:
-        return None
-    each = len(counts[-1]) // seeds
-    return max(counts[-1][k * each : (k + 1) * each])
 
 
 def adapted(

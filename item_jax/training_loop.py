@@ -245,9 +245,10 @@ def _on_device(data: Mapping[str, Any]) -> Arrays:
 
 
 def _dtype(values: Any) -> Any:
-    """uint8 as it is, which images are; other integers int32; numbers float32."""
-    if values.dtype == np.uint8:
-        return jnp.uint8
+    """uint8 as it is, which images are, and float16, which tokens of a cache are; other
+    integers int32; other numbers float32."""
+    if values.dtype in (np.uint8, np.float16):
+        return values.dtype
     whole = np.issubdtype(values.dtype, np.integer)
     return jnp.int32 if whole else jnp.float32
 

@@ -49,31 +49,65 @@ def _middle(length: int, size: int) -> tuple[slice, slice]:
     return slice(0, size), slice(start, start + size)
 
 
-def resize_center_crop(image: np.ndarray, size: int) -> np.ndarray:
-    """Resizes the short side to `size`, then cuts out the middle: the `clip` geometry.
+def resize_short(
+    image: np.ndarray, size: int, *, resample: int = Image.Resampling.BICUBIC
+) -> np.ndarray:
+    """Resizes the short side to `size`, the long side rounded down.
 
-    Bicubic in Pillow, the long side rounded down; pixel for pixel what transformers'
-    Pillow image processor of CLIP does. Only for a picture so oblong that the resized
-    one would exceed `MAX_PIXELS` (about 1800:1 at 224) are the ends, which no view can
-    show, cut off before resizing; the view is then right within a pixel. Same arguments
-    and result as `center_crop`.
+    Pixel for pixel what torchvision's `Resize(size)` and transformers' Pillow image
+    processor of CLIP do. Only for a picture so oblong that the resized one would exceed
+    `MAX_PIXELS` (about 1800:1 at 224) are the ends cut off before, see `ends_off`; a
+    middle square is then right within a pixel.
+
+    Args:
+      image: uint8 [H, W, 3].
+      size: of the short side in pixels.
+      resample: a filter of Pillow.
+
+    Returns:
+      uint8 [H', W', 3], the shorter of H' and W' is `size`.
+    """
+    image = ends_off(image, size)
+    height, width = check_image(image)
+    short = min(height, width)
+    resized = Image.fromarray(image).resize(
+        (int(size * width / short), int(size * height / short)), resample
+    )
+    return np.asarray(resized)
+
+
+def ends_off(image: np.ndarray, size: int) -> np.ndarray:
+    """Cuts off what no middle square shows, if the image is too oblong to be resized.
+
+    Args:
+      image: uint8 [H, W, 3].
+      size: the short side after resizing.
+
+    Returns:
+      The image; or, where it would exceed `MAX_PIXELS`, its middle, about 8:1.
     """
     height, width = check_image(image)
     short, long = min(height, width), max(height, width)
-    if size * int(size * long / short) > MAX_PIXELS and long > 9 * short:
-        # Of the parity of the long side, so that the middle stays where it is.
-        keep = 8 * short + (long - 8 * short) % 2
-        start = (long - keep) // 2
-        part = slice(start, start + keep)
-        return resize_center_crop(
-            image[part] if height > width else image[:, part], size
-        )
-    resized = Image.fromarray(image).resize(
-        (int(size * width / short), int(size * height / short)),
-        Image.Resampling.BICUBIC,
-    )
-    top, left = (resized.height - size) // 2, (resized.width - size) // 2
-    return np.array(resized.crop((left, top, left + size, top + size)))
+    if size * int(size * long / short) <= MAX_PIXELS or long <= 9 * short:
+        return image
+    # Of the parity of the long side, so that the middle stays where it is.
+    keep = 8 * short + (long - 8 * short) % 2
+    start = (long - keep) // 2
+    part = slice(start, start + keep)
+    return image[part] if height > width else image[:, part]
+
+
+def resize_center_crop(image: np.ndarray, size: int) -> np.ndarray:
+    """Resizes the short side to `size`, then cuts out the middle: the `clip` geometry.
+
+    Bicubic in Pillow, see `resize_short`; pixel for pixel what transformers' Pillow
+    image processor of CLIP does. (torchvision's `CenterCrop`, which is `center_crop`
+    here, rounds an odd rest to the even number, this one down.) Same arguments and
+    result as `center_crop`.
+    """
+    resized = resize_short(image, size)
+    top, left = (resized.shape[0] - size) // 2, (resized.shape[1] - size) // 2
+    return resized[top : top + size, left : left + size].copy()
 
 
 def squash(

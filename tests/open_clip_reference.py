@@ -90,9 +90,13 @@ def main(folder: Path, name: str, changes: dict) -> None:
     else:  # the tokenizer of CLIP is compared elsewhere
         from transformers import CLIPTokenizer
 
+        clean = open_clip.tokenizer.get_clean_fn("lower")  # SimpleTokenizer's own
         tokenizer = CLIPTokenizer.from_pretrained(folder)
         tokens = tokenizer(
-            TEXTS, padding="max_length", truncation=True, max_length=77
+            [clean(text) for text in TEXTS],
+            padding="max_length",
+            truncation=True,
+            max_length=77,
         ).input_ids
         tokens = torch.tensor(tokens)
     with torch.no_grad():

@@ -8,6 +8,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from item_jax import shards
 from item_jax.cache import EmbeddingCache
 from item_jax.embed import embed_records
 from item_jax.embeddings import Embeddings, check_finite
@@ -54,7 +55,7 @@ def test_a_changed_shard_does_not_carry_its_checksum(cache, change, words):
     change(arrays)
     save_file(arrays, path, metadata)
     with pytest.raises(
-        ValueError, match=f"shard .*00001.*damaged.*{words}.*embed again"
+        ValueError, match=f"shard .*00001.*damaged.*{words}.*item-jax embed"
     ):
         cache.read(1)
 
@@ -84,12 +85,12 @@ def test_a_changed_shard_does_not_carry_its_checksum(cache, change, words):
         ),
     ],
 )
-def test_a_shard_that_nobody_checked_is_checked_here(cache, change, words):
-    """As version 0.1 wrote them, without a checksum."""
-    cache.manifest["schema"] = "item-embeddings/1"
-    arrays, _ = arrays_of(cache.path(1))
+def test_arrays_with_the_right_checksum_are_checked_too(cache, change, words):
+    arrays, metadata = arrays_of(cache.path(1))
     change(arrays)
-    save_file(arrays, cache.path(1))
+    mark = json.loads(metadata["item_jax"])
+    mark["arrays_sha256"] = shards._sum(arrays)
+    save_file(arrays, cache.path(1), {"item_jax": json.dumps(mark)})
     with pytest.raises(ValueError, match=words):
         cache.read(1)
 
@@ -104,14 +105,14 @@ def test_a_shard_without_a_checksum_is_refused(cache):
 def test_a_shard_copied_over_another_is_refused(cache):
     for suffix in (".safetensors", ".jsonl"):
         shutil.copy(cache.path(0, suffix), cache.path(1, suffix))
-    with pytest.raises(ValueError, match="its shard is 0, found 1"):
+    with pytest.raises(ValueError, match="it is shard 0, expected 1"):
         list(cache)
 
 
 def test_rows_of_another_shard_are_refused(cache):
     shutil.copy(cache.path(0, ".jsonl"), cache.path(1, ".jsonl"))
-    with pytest.raises(ValueError, match="rows_sha256"):
-        cache.read(1)
+    with pytest.raises(ValueError, match="00001.jsonl has .* bytes, expected"):
+        cache.counts()
 
 
 def edited(cache, **fields):
@@ -130,6 +131,7 @@ def edited(cache, **fields):
         ({"records": "24"}, "'records' is '24'; expected int"),
         ({"storage": "int8"}, "storage is 'int8'"),
         ({"schema": "item-embeddings/7"}, "schema 'item-embeddings/7'"),
+        ({"schema": "item-embeddings/1"}, "Delete .* and run `item-jax embed` again"),
         ({"embedding": {}}, "'embedding.tower.name' is missing"),
         ({"real_sources": []}, "'real_sources' is"),
         ({"real_sources": {"a": 3}}, "does not map names to names"),
@@ -144,6 +146,8 @@ def test_fewer_records_than_there_are_is_refused(cache):
     fewer = EmbeddingCache(edited(cache, records=21))
     with pytest.raises(ValueError, match="00002.jsonl has 4 rows, expected 1"):
         list(fewer)
+    with pytest.raises(ValueError, match="00002.jsonl has 4 rows, expected 1"):
+        fewer.counts()
 
 
 @pytest.mark.parametrize("text", ["[]", "{", "null", "[" * 100_000, '{"a": NaN}'])
@@ -171,7 +175,11 @@ def test_a_row_that_is_not_one_is_refused_by_line(cache, row, words):
     path = cache.path(0, ".jsonl")
     lines = path.read_text().splitlines()
     lines[4] = json.dumps(json.loads(lines[4]) | row)
-    path.write_text("\n".join(lines) + "\n")
+    text = "\n".join(lines) + "\n"
+    path.write_text(text)
+    arrays, metadata = arrays_of(cache.path(0))
+    mark = json.loads(metadata["item_jax"]) | {"rows_bytes": len(text.encode())}
+    save_file(arrays, cache.path(0), {"item_jax": json.dumps(mark)})
     with pytest.raises(ValueError, match=f"00000.jsonl, line 5: {words}"):
         cache.counts()
 

@@ -237,7 +237,7 @@ def test_a_damaged_shard_is_named(photos, towers, config, tmp_path):
         list(cache)
     path = folder / "shard-00000.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
-    with pytest.raises(ValueError, match="shard-00000.jsonl has 9 rows, expected 10"):
+    with pytest.raises(ValueError, match="shard-00000.jsonl has .* bytes, expected"):
         cache.read(0)
     with pytest.raises(ValueError, match="no embedding cache"):
         EmbeddingCache(tmp_path)

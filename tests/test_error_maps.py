@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_sample_image
 
 from item_jax import config as config_lib
 from item_jax import files, settings
@@ -19,12 +20,16 @@ from item_jax.datasets.dataset import RecordList
 from item_jax.embed import embed_records
 from item_jax.embeddings import Embeddings
 from item_jax.error_maps import ErrorMaps
+from item_jax.methods import dire
 from item_jax.pixels import Pictures
 from item_jax.train import fit_method, training_set
 from item_sidecars import reconstruct, run
 from item_sidecars.ranks import Ranks
 
-SETTINGS = {"id": "m", "revision": "1", "steps": 4, "size": 16, "dtype": "float32"}
+SETTINGS = {
+    **{"id": "m", "revision": "1", "steps": 4, "size": 16, "dtype": "float32"},
+    "geometry": reconstruct.GEOMETRY,
+}
 
 
 def made(steps=4, size=16):
@@ -55,14 +60,49 @@ def test_the_way_to_noise_and_back_is_that_of_the_paper():
     np.testing.assert_allclose(found, x, rtol=1e-5, atol=1e-6)
 
 
-def test_pictures_become_squares():
-    image = np.random.default_rng(0).integers(0, 256, (20, 31, 3), dtype=np.uint8)
-    middle = image[2:18, 8:24]  # (31 - 16) / 2 is 7.5, rounded to even as PyTorch does
-    np.testing.assert_allclose(
-        reconstruct.squared(image, 16).permute(1, 2, 0), middle / 127.5 - 1, atol=1e-6
-    )
-    assert reconstruct.squared(image, 24).shape == (3, 24, 24)
-    assert reconstruct.squared(image[:, :20], 24).shape == (3, 24, 24)
+def center_crop_arr(picture, size):
+    """What guided-diffusion's loader does to a picture, told anew from its source
+    (DIRE, `guided_diffusion/image_datasets.py`), on a PIL image."""
+    width, height = picture.size
+    while width >= 2 * size and height >= 2 * size:
+        width, height = width // 2, height // 2
+        picture = picture.resize((width, height), Image.Resampling.BOX)
+    scale = size / (width if width < height else height)
+    width, height = int(np.rint(width * scale)), int(np.rint(height * scale))
+    picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - size) // 2, (height - size) // 2
+    return np.asarray(picture.crop((left, top, left + size, top + size)))
+
+
+@pytest.mark.parametrize("size", [16, 24, 64, 256])
+def test_pictures_become_squares_as_in_dires_loader(size):
+    """Smaller and larger ones, squares, halved up to five times, odd rests."""
+    china = Image.fromarray(load_sample_image("china.jpg"))
+    for width, height in (
+        *((20, 31), (31, 20), (20, 20), (16, 16), (24, 25), (10, 40), (7, 5)),
+        *((64, 65), (127, 191), (256, 256), (257, 300), (640, 427), (500, 375)),
+        *((1024, 768), (511, 512), (512, 513), (90, 700)),
+    ):
+        picture = china.resize((width, height), Image.Resampling.LANCZOS)
+        found = reconstruct.squared(np.asarray(picture), size)
+        expected = center_crop_arr(picture, size).astype(np.float32) / 127.5 - 1
+        assert found.dtype == torch.float32 and found.shape == (3, size, size)
+        np.testing.assert_array_equal(found.permute(1, 2, 0), expected)
+
+
+def test_an_oblong_picture_is_not_blown_up(monkeypatch):
+    sizes, resize = [], Image.Image.resize
+
+    def spy(self, size, *args):
+        sizes.append(size)
+        return resize(self, size, *args)
+
+    monkeypatch.setattr(Image.Image, "resize", spy)
+    edge = np.zeros((1, 400_000, 3), np.uint8)
+    edge[:, 200_000:] = 200
+    row = (reconstruct.squared(edge, 256)[0, 100].numpy() + 1) * 127.5
+    assert row[0] < 20 and row[-1] > 180 and 90 < row[127] <= row[128] < 110
+    assert max(w * h for w, h in sizes) <= 2**27
 
 
 def arguments(root, out, *more):
@@ -174,7 +214,7 @@ def test_dire_is_trained_on_maps_and_scores_maps(maps, photos, towers, tmp_path)
     p = fitted.score(part)
     assert len(set(p)) == len(part)
     assert fitted.state["reconstruction"] == {
-        name: SETTINGS[name] for name in ("id", "revision", "steps", "size")
+        name: SETTINGS[name] for name in dire.RECONSTRUCTION
     }
     cache.images.error_maps.settings = SETTINGS | {"steps": 20}
     with pytest.raises(ValueError, match="made with steps 20, those trained on with 4"):

@@ -170,6 +170,7 @@ def test_cleanings():
         "none": text,
         "lowercase": text.lower(),
         "whitespace": 'It\'s a "Dog_house" & more',
+        "whitespace_underscore": 'It\'s a "Dog house" & more',
         "lower": 'it\'s a "dog_house" & more',
         "canonicalize": "its a dog house more",
     }

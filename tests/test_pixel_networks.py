@@ -62,7 +62,7 @@ def test_patchforensics_is_pytorchs_xception_cut_short():
     variables = jax.jit(module.init)(jax.random.key(0), x)
     layers = {
         ours: theirs
-        for ours, theirs in _xception._layers("").items()
+        for ours, theirs in _xception.layers("").items()
         if ours in {**variables["params"], **variables["batch_stats"]}
     }
     rest = tuple(f"block{i}." for i in range(3, 13)) + ("conv3", "conv4", "bn3", "bn4")
@@ -135,7 +135,7 @@ def test_the_whole_of_f3net_is_pytorchs():
     variables = jax.jit(module.init)(jax.random.key(0), x)
     for name, net in (("fad_", fad), ("lfs_", lfs)):
         variables = _start.filled(
-            variables, _xception._layers(name), torch_networks.arrays(net), ignored=()
+            variables, _xception.layers(name), torch_networks.arrays(net), ignored=()
         )
     for number, mix in mixes.items():
         tensors = torch_networks.arrays(mix)

@@ -6,12 +6,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from item_jax import outside_scores, published
+from item_jax import files, outside_scores, published
 from item_jax.__main__ import main
 from item_jax.embed import embed_records
 from item_jax.evaluate import evaluate_methods
 from item_jax.fitted import FittedMethod
+from item_jax.methods import unifd
 from item_jax.tables import table
 from item_jax.train import fit_method, train, training_set
 
@@ -37,15 +39,19 @@ def weights(study, tmp_path_factory):
     return path, layer
 
 
-def test_the_authors_weights_become_a_method(study, weights, tmp_path, capsys):
+def test_the_authors_weights_become_a_method(
+    study, weights, tmp_path, capsys, monkeypatch
+):
     _, cache, config = study
     path, layer = weights
+    (facts,) = unifd.PUBLISHED.values()
+    monkeypatch.setattr(unifd, "PUBLISHED", {files.sha256(path): facts})
     (tmp_path / "embeddings").symlink_to(cache.folder)
     command = ["train", "--workdir", str(tmp_path), "--method", "unifd"]
     command += ["--weights", str(path)]
     assert main(command) == 0
     out = capsys.readouterr().out
-    assert "trained on 360,000 real + 360,000 fake of progan" in out
+    assert "trained on 360,000 real and 360,000 fake images of progan" in out
     assert "whether they belong to" in out
     loaded = FittedMethod.load(tmp_path / "methods/unifd")
     for part in cache.select():
@@ -79,10 +85,49 @@ def test_weights_that_do_not_fit_are_refused(study, tmp_path):
         with pytest.raises(ValueError, match=words):
             published.read(method, tmp_path / "w.pth", cache, threshold=0.5)
 
-    refused("unifd", {"weight": torch.zeros(2, 3)}, r"weight \[1, D\] and bias")
+    two = {"weight": torch.zeros(2, 3)}
+    refused("unifd", two, r"fc.bias; fc.weight has shape \[2, 3\], expected \[1, 3\]")
+    named = {"model": {"fc.wieght": torch.zeros(1, 3), "fc.bias": torch.zeros(1)}}
+    refused("unifd", named, r"took 'model'.*fc.weight .nearest: fc.wieght")
+    more = {"weight": torch.zeros(1, 32), "bias": torch.zeros(1), "x": torch.zeros(1)}
+    refused("unifd", more, "1 tensor is of no layer of this network: x")
+    whole = {"weight": torch.zeros(1, 32, dtype=torch.int8), "bias": torch.zeros(1)}
+    refused("unifd", whole, "fc.weight is of int8, not of floating point")
+    nan = {"weight": torch.full((1, 32), torch.nan), "bias": torch.zeros(1)}
+    refused("unifd", nan, "w.pth: it: tensor .* not finite")
     wide = {"weight": torch.zeros(1, 768), "bias": torch.zeros(1)}
-    refused("unifd", wide, "for embeddings of width 768; those of .* 32 wide")
-    refused("item", wide, "'item' has no published weights.*those of .*unifd")
+    refused("unifd", wide, r"does not fit .*takes .*\[768\].*found .*\[32\]")
+    refused("item", wide, "'item' cannot be made of weights; those that can: .*unifd")
+
+
+def test_weights_of_ones_own_do_not_pass_as_the_authors(study, tmp_path):
+    """The same form as `fc_weights.pth`, another digest: nobody knows the training."""
+    _, cache, _ = study
+    state = {"weight": torch.ones(1, 32), "bias": torch.zeros(1)}
+    save_file(state, tmp_path / "w.safetensors")
+    fitted = published.read("unifd", tmp_path / "w.safetensors", cache, threshold=0.5)
+    assert fitted.config["training"]["real"] == 0
+    assert "on images that are not recorded" in fitted.range()["text"]
+    assert "| real images | not recorded |" in fitted.card()
+    assert "few images" not in fitted.range()["text"]
+    fitted.save(tmp_path / "m")
+    again = FittedMethod.load(tmp_path / "m")
+    part = next(iter(cache.select()))
+    np.testing.assert_array_equal(again.score(part), fitted.score(part))
+
+
+def test_a_file_that_is_none_is_named(study, tmp_path):
+    for path, words in (
+        (tmp_path, "is a folder"),
+        (tmp_path / "no.pth", "no weights"),
+        ("/dev/null", "no regular file"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            published.tensors(path)
+    for name in ("x.safetensors", "x.pth"):
+        (tmp_path / name).write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+        with pytest.raises(ValueError, match="Git LFS pointer.*git lfs pull"):
+            published.tensors(tmp_path / name)
 
 
 # ---------------------------------------------------------------- scores made elsewhere

@@ -12,15 +12,15 @@ from torch import nn as tnn
 from item_jax import config as config_lib
 from item_jax import methods, train, training_loop
 from item_jax.embeddings import Embeddings
-from item_jax.methods import _network, clip_flow, infofd, nearest, vib_net
+from item_jax.methods import _network, clip_flow, infofd, nearest, rine, vib_net
 
-WIDTH = 16
+WIDTH, BLOCKS = 16, 6
 bce = tnn.functional.binary_cross_entropy_with_logits
 
 
 @pytest.fixture(scope="module")
 def part():
-    """80 images without objects; fakes differ in one direction."""
+    """80 images without objects; fakes differ in one direction, of tokens too."""
     rng = np.random.default_rng(0)
     labels = np.arange(80) % 2
     image = rng.normal(size=(80, WIDTH)).astype(np.float32)
@@ -31,7 +31,12 @@ def part():
         for i, y in enumerate(labels)
     ]
     none = np.zeros((0, WIDTH), np.float32)
-    return Embeddings(rows, image, text, none, none, np.zeros(81, np.int64))
+    tokens = rng.normal(size=(80, BLOCKS, WIDTH))
+    tokens[..., 0] += 2 * labels[:, None]
+    tokens = tokens.astype(np.float16)
+    outputs = {"class_tokens": tokens, "block_tokens": tokens * 2}
+    offsets = np.zeros(81, np.int64)
+    return Embeddings(rows, image, text, none, none, offsets, outputs=outputs)
 
 
 @pytest.fixture
@@ -158,18 +163,17 @@ def test_vib_net_is_pytorchs_distribution(part, config):
 
 
 def test_infofd_is_pytorchs(part, config, monkeypatch):
-    """One epoch with the draws fixed: no shift, u = 1/2."""
-    monkeypatch.setattr(infofd, "SHIFTED", 0.0)
-    half = lambda key, shape=(), *_, **__: jnp.full(shape, 0.5)  # noqa: E731
+    """Two epochs with the draws fixed: the shift by a table, u = 1/2."""
     config.train.epochs = 2
     c = published("infofd", config)
     assert c.train.learning_rate == 0.25
-    both = lambda p: {"image_emb": p.image_emb, "text_emb": p.text_emb}  # noqa: E731
+    token = part.outputs["block_tokens"][:, 2].astype(np.float32)  # after 3 of 6
+    both = lambda p: {"class_token": token, "text_emb": p.text_emb}  # noqa: E731
     data = _network.joined([part], both)
     params_key, projection_key = jax.random.split(
         jax.random.fold_in(jax.random.key(0), 0)
     )
-    rows = {"image_emb": jnp.asarray(data["image_emb"][:1])}
+    rows = {"class_token": jnp.asarray(data["class_token"][:1])}
     start = infofd.Network().init(params_key, rows)["params"]
     xavier = jax.nn.initializers.xavier_uniform()
     projection = torch.tensor(np.array(xavier(projection_key, (WIDTH, 32))))
@@ -178,14 +182,19 @@ def test_infofd_is_pytorchs(part, config, monkeypatch):
     parameters = [w for m in (*layers.values(), norm) for w in m.parameters()]
     optimizer = torch.optim.SGD(parameters, lr=0.25)
     schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, 2, power=0.8)
+    drawn = np.random.default_rng(1).normal(size=(2, 32, WIDTH)).astype(np.float32)
     memory = None
     for epoch in (1, 2):
         key = jax.random.fold_in(jax.random.key(0), epoch)
         order = np.asarray(jax.random.permutation(key, 80))
         for i in (0, 32):  # the last 16 are dropped
             index = order[i : i + 32]
-            x, t = (torch.tensor(data[n][index]) for n in ("image_emb", "text_emb"))
+            x, t = (torch.tensor(data[n][index]) for n in ("class_token", "text_emb"))
             y = torch.tensor(data["labels"][index])
+            # A normal around 0.4 n with a deviation of 0.5 u, of fakes only.
+            shift = torch.tensor(drawn[0] * 0.4 + drawn[1] * 0.5 * 0.25)
+            shift[y == 0] = 0
+            x = tnn.functional.normalize(x, dim=0) + shift
             x, t = norm(x), norm(t).detach() @ projection
             mu, s = layers["mu"](x), layers["sigma"](x)
             z = mu + torch.exp(s / 10) * 0.5
@@ -194,7 +203,7 @@ def test_infofd_is_pytorchs(part, config, monkeypatch):
             if memory is None:
                 memory = sums / counts
             else:
-                memory = (memory * 512 + sums) / (512 + counts)
+                memory = (memory * 4096 + sums) / (4096 + counts)
             means = torch.stack([z[y == k].mean(0) for k in (0, 1)])
             loss = 0.15 * bce(layers["output"](mu)[:, 0], y.float())
             loss = loss + tnn.functional.mse_loss(means, memory)
@@ -202,21 +211,131 @@ def test_infofd_is_pytorchs(part, config, monkeypatch):
             loss.backward()
             optimizer.step()
         schedule.step()
-    uniform = jax.random.uniform
-    fixed = lambda key, shape=(), *a, **k: (  # noqa: E731
-        half(key, shape) if shape == (32, 32) else uniform(key, shape, *a, **k)
+    fixed = {(32, 32): 0.5, (32, WIDTH): 0.25}
+    uniform, normal = jax.random.uniform, jax.random.normal
+    monkeypatch.setattr(
+        jax.random,
+        "uniform",
+        lambda key, shape=(), *a, **k: (
+            jnp.full(shape, fixed[shape])
+            if shape in fixed
+            else uniform(key, shape, *a, **k)
+        ),
     )
-    monkeypatch.setattr(jax.random, "uniform", fixed)
+    monkeypatch.setattr(
+        jax.random,
+        "normal",
+        lambda key, shape=(), *a, **k: (
+            jnp.asarray(drawn) if shape == drawn.shape else normal(key, shape, *a, **k)
+        ),
+    )
     state = methods.get("infofd").fit([part], c)
+    assert (state["block"], state["blocks"]) == (3, 6)
     assert_layers(state["params"], layers)
-    np.testing.assert_allclose(
-        state["params"]["scale"][0], norm.weight.detach(), atol=1e-5
-    )
-    expected = torch.sigmoid(
-        layers["output"](layers["mu"](torch.tensor(part.image_emb)))
-    )
+    scale = state["params"]["norm"]["scale"]
+    np.testing.assert_allclose(scale, norm.weight.detach(), atol=1e-5)
+    expected = torch.sigmoid(layers["output"](layers["mu"](torch.tensor(token))))
     found = methods.get("infofd").score(state, part)
     np.testing.assert_allclose(found, expected[:, 0].detach(), atol=1e-5)
+
+
+def test_infofd_shifts_the_fakes_of_every_batch(part):
+    """Two draws give two losses, whatever the draws are."""
+    rows = {"class_token": jnp.asarray(part.outputs["block_tokens"][:32, 2])}
+    rows = {n: v.astype(jnp.float32) for n, v in rows.items()}
+    params = infofd.Network().init(jax.random.key(0), rows)["params"]
+    params["sigma"] = jax.tree.map(lambda x: x - 1e4, params["sigma"])  # no noise
+    variables = {
+        "params": params,
+        "projection": jnp.ones((WIDTH, 32)),
+        "memory": jnp.ones((2, 32)),
+    }
+    batch = rows | {"text_emb": jnp.asarray(part.text_emb[:32])}
+    batch |= {"labels": jnp.asarray(part.labels[:32])}
+    found = {
+        float(infofd.loss(variables, batch, jnp.ones(32), jax.random.key(i))[0])
+        for i in range(12)
+    }
+    assert len(found) == 12
+
+
+def supervised_contrast(z, labels):
+    """Khosla et al. (2020), Eq. 2, row by row."""
+    z = tnn.functional.normalize(z)
+    losses = []
+    for i in range(len(z)):
+        likeness = z @ z[i] / 0.07
+        others = [a for a in range(len(z)) if a != i]
+        total = torch.logsumexp(likeness[others], 0)
+        own = [likeness[p] - total for p in others if labels[p] == labels[i]]
+        losses.append(-torch.stack(own).mean() if own else total * 0)
+    return torch.stack(losses).mean()
+
+
+def test_rine_is_pytorchs(part, config, monkeypatch):
+    """Three epochs of two batches and a short one, the learning rate falling."""
+    no_dropout(monkeypatch)
+    monkeypatch.setattr(rine, "FALLS", (2, 3))
+    config.train.epochs = 3
+    c = published("rine", config)
+    assert (c.train.learning_rate, c.train.batch_size) == (1e-3, 32)
+    assert published("rine", config_lib.default()).train.epochs == 1
+    state = rine.fit([part], c)
+    data = _network.joined([part], rine.inputs)
+    start = start_of(rine.Network(), data)
+    layers = {name: torch_linear(own) for name, own in start.items() if "i" != name[0]}
+    alpha = torch.tensor(np.array(start["importance"]["alpha"]), requires_grad=True)
+    assert alpha.shape == (1, BLOCKS, 128) and 0.9 < alpha.std() < 1.1
+    assert len(layers) == 11 and layers["first0"].weight.shape == (128, WIDTH)
+
+    def net(x):
+        for i in range(4):
+            x = layers[f"first{i}"](x).relu()
+        x = (torch.softmax(alpha, 1) * x).sum(1)
+        for i in range(4):
+            x = layers[f"second{i}"](x).relu()
+        h = layers["head1"](layers["head0"](x).relu()).relu()
+        return layers["output"](h)[:, 0], x
+
+    parameters = [w for m in layers.values() for w in m.parameters()]
+    optimizer = torch.optim.Adam([alpha, *parameters], lr=1e-3)
+    for epoch in (1, 2, 3):
+        optimizer.param_groups[0]["lr"] = 1e-3 / 10 ** (epoch - 1)
+        key = jax.random.fold_in(jax.random.key(0), epoch)
+        order = np.asarray(jax.random.permutation(key, 80))
+        for i in range(0, 80, 32):  # the last one has 16
+            index = order[i : i + 32]
+            x = torch.tensor(data["class_tokens"][index].astype(np.float32))
+            y = torch.tensor(data["labels"][index])
+            logits, z = net(x)
+            loss = bce(logits, y.float(), reduction="sum")
+            loss = loss + 0.2 * supervised_contrast(z, y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    assert_layers(state["params"], layers)
+    found = state["params"]["importance"]["alpha"]
+    np.testing.assert_allclose(found, alpha.detach(), atol=1e-5)
+    tokens = torch.tensor(part.outputs["class_tokens"].astype(np.float32))
+    expected = torch.sigmoid(net(tokens)[0]).detach()
+    np.testing.assert_allclose(rine.score(state, part), expected, atol=1e-5)
+
+
+def test_the_contrast_counts_rows_with_weight_only():
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(7, 5)).astype(np.float32)
+    labels = np.array([0, 1, 1, 0, 1, 0, 1])
+    found = rine.contrast(z, jnp.asarray(labels), jnp.array([1.0] * 5 + [0, 0]))
+    expected = supervised_contrast(torch.tensor(z[:5]), labels[:5])
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    alone = np.array([0, 1, 1, 1, 1])  # one row has no other of its label
+    found = rine.contrast(z[:5], jnp.asarray(alone), jnp.ones(5))
+    expected = supervised_contrast(torch.tensor(z[:5]), alone)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    single = rine.contrast(z[:2], jnp.array([0, 1]), jnp.array([1.0, 0.0]))
+    assert single == 0, "a batch of one image"
+    grad = jax.grad(lambda z: rine.contrast(z, jnp.array([0, 1]), jnp.array([1.0, 0])))
+    assert np.isfinite(grad(jnp.asarray(z[:2]))).all()
 
 
 def test_infofd_needs_a_whole_batch(part, config):
@@ -355,7 +474,7 @@ def test_a_stopped_rival_resumes_exactly(part, config, tmp_path):
         if epoch == 5:
             raise Stop
 
-    for name in ("unifd", "vib_net", "infofd"):
+    for name in ("unifd", "vib_net", "infofd", "rine"):
         module, c = methods.get(name), published(name, config)
         whole = module.fit_seeds([part], c, [0, 1])
         with pytest.raises(Stop):

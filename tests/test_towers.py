@@ -19,6 +19,7 @@ from item_jax.towers.checkpoint import WITH_SAFETENSORS
 from item_jax.towers.clip_vit import TEXT_BUCKETS
 from item_jax.towers.families import families
 from item_jax.towers.outputs import embedded
+from item_jax.towers.text_cleaning import CLEANINGS
 from item_jax.towers.towers import load_towers
 from item_jax.towers.transformer import TransformerConfig
 
@@ -377,7 +378,7 @@ def test_embed_text_tokenises_once(towers, monkeypatch):
 
     monkeypatch.setattr(clip_vit, "tokenize", counted)
     found, truncated = towers.embed_text(TEXTS, batch_size=8)
-    assert calls == [sorted(set(TEXTS))]
+    assert calls == [[CLEANINGS["lower"](text) for text in sorted(set(TEXTS))]]
     assert truncated.tolist() == [False] * 7 + [True]
     np.testing.assert_array_equal(found, towers.encode_text(TEXTS, batch_size=8))
     assert [a.shape for a in towers.embed_text([])] == [(0, 32), (0,)]

@@ -1,4 +1,4 @@
-"""Networks of the rivals on pixels in PyTorch, as references: Xception, MixBlock."""
+"""Networks of the rivals on pixels in PyTorch, as references, under their names."""
 
 import torch
 from torch import nn
@@ -65,6 +65,84 @@ class Xception(nn.Module):
     def ending(self, x):
         x = torch.relu(self.bn3(self.conv3(x)))
         return torch.relu(self.bn4(self.conv4(x))).mean((2, 3))
+
+
+class Patches(nn.Module):
+    """Patchforensics' `xception_block2`: two logits for each patch."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 32, 3, 2, bias=False)
+        self.bn1 = nn.BatchNorm2d(32)
+        self.conv2 = nn.Conv2d(32, 64, 3, bias=False)
+        self.bn2 = nn.BatchNorm2d(64)
+        self.block1 = Block(64, (128, 128), 2, relu_first=False)
+        self.block2 = Block(128, (256, 256), 2)
+        self.convout = nn.Conv2d(256, 2, 1)
+
+    def forward(self, x):
+        x = self.bn1(self.conv1(x)).relu()
+        x = self.bn2(self.conv2(x)).relu()
+        return self.convout(self.block2(self.block1(x)))
+
+
+class Bottleneck(nn.Module):
+    def __init__(self, inputs, width, stride):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(4 * width)
+        self.downsample = None
+        if stride > 1 or inputs != 4 * width:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(inputs, 4 * width, 1, stride, bias=False),
+                nn.BatchNorm2d(4 * width),
+            )
+
+    def forward(self, x):
+        y = self.bn1(self.conv1(x)).relu()
+        y = self.bn2(self.conv2(y)).relu()
+        y = self.bn3(self.conv3(y))
+        return (y + (x if self.downsample is None else self.downsample(x))).relu()
+
+
+class ResNet(nn.Module):
+    """torchvision's, with one output; NPR's with another stem and last name."""
+
+    def __init__(self, stages, stem=7, last="fc"):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, stem, 2, stem // 2, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.count, channels = len(stages), 64
+        for stage, blocks in enumerate(stages):
+            width, made = 64 * 2**stage, []
+            for block in range(blocks):
+                made.append(Bottleneck(channels, width, 1 + (stage > 0 == block)))
+                channels = 4 * width
+            setattr(self, f"layer{stage + 1}", nn.Sequential(*made))
+        self.last = last
+        setattr(self, last, nn.Linear(channels, 1))
+
+    def forward(self, x):
+        x = nn.functional.max_pool2d(self.bn1(self.conv1(x)).relu(), 3, 2, 1)
+        for stage in range(self.count):
+            x = getattr(self, f"layer{stage + 1}")(x)
+        return getattr(self, self.last)(x.mean((2, 3)))
+
+
+class Neighbours(ResNet):
+    """NPR: a ResNet on what up-sampling leaves."""
+
+    def __init__(self):
+        super().__init__((3, 4), stem=3, last="fc1")
+
+    def forward(self, x):
+        half = nn.functional.interpolate(x, scale_factor=0.5, mode="nearest")
+        again = nn.functional.interpolate(half, scale_factor=2, mode="nearest")
+        return super().forward((x - again) * 2 / 3)
 
 
 class Mix(nn.Module):

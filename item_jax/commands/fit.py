@@ -65,7 +65,12 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(
             "--caption-with MODEL is needed, such as Salesforce/blip2-opt-2.7b"
         )
-    configured(arguments)  # refuses a wrong value before hours are spent
+    c = configured(arguments)  # refuses a wrong value before hours are spent
+    if c.train.split != "train":
+        raise ValueError(
+            f"train.split is {c.train.split!r}: fit trains only on the images of "
+            "train/; `item-jax train` takes other splits"
+        )
     found = folder.label_folders(arguments.folder)
     say(found.text())
     root = Path(arguments.folder).resolve()
@@ -137,11 +142,11 @@ def split_images(found: folder.Index, root: Path) -> tuple[list[records.Record],
     """Divides labelled images into training and test images.
 
     Folders decide (`datasets.labels` has their words); where none says a split, a fifth
-    of each label is held out, by the digest of its file: the same images each time, also
-    when others are added, and copies of an image stay together. What is called test or
-    validation is never trained on: the method that is fitted here chooses nothing on
-    validation images, so that they wait for `item-jax calibrate`, or are the test
-    images where there are no others.
+    of each label is held out, by the digest of its file: the same images each time,
+    also when others are added, and copies of an image stay together. Images of a test
+    or validation folder are never trained on. The method that is fitted here chooses
+    nothing on validation images: they are left for `item-jax calibrate`, or are the
+    test images where there are no others.
 
     Args:
       found: of `folder.label_folders`.
@@ -162,14 +167,15 @@ def split_images(found: folder.Index, root: Path) -> tuple[list[records.Record],
             f"{root} needs real/ and fake/ with at least 2 images each, found "
             f"{counts['real']} real and {counts['fake']} fake"
         )
-    if found.held_out_doubts:
-        names = ", ".join(map(repr, found.held_out_doubts[:5]))
-        raise ValueError(
-            f"{root}: {names} looks like test or validation images and is not read as "
-            "such, so fit would train on them; rename the folder to test/ or val/, or "
-            "to something else"
-        )
     splits = {record.split for record in labelled}
+    trained = "" if splits == {""} else "train"
+    doubts = [name for split, name in found.held_out_doubts if split == trained]
+    if doubts:
+        raise ValueError(
+            f"{root}: {', '.join(map(repr, doubts[:5]))} looks like test or validation "
+            "images and is not read as such, so fit would train on them; rename the "
+            "folder to test/ or val/, or to something else"
+        )
     if splits == {""}:
         split = _held_out(labelled, root)
         how = (

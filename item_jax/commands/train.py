@@ -40,8 +40,11 @@ OPTIONS = (
     option(
         "--weights",
         metavar="FILE",
-        help="take published weights instead of fitting: fc_weights.pth of unifd; read "
-        "without running code",
+        help="take weights that the authors, or their code, saved instead of fitting: "
+        "a state dictionary or a checkpoint of torch.save, or safetensors; of unifd, "
+        "infofd, vib_net, de_fake, rine, cnndet, npr, dire, patchforensics, resnet50 "
+        "(see item_jax/methods/README.md); read without "
+        "running code",
     ),
     option(
         "--start",
@@ -165,8 +168,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _import(arguments, cache, c, workdir, name) -> int:
     """Makes a method of published weights."""
+    from item_jax import methods
     from item_jax import train as train_lib
-    from item_jax.protocol import generators_text
     from item_jax.sharding import is_main_process
 
     training = train_lib.train(
@@ -179,27 +182,30 @@ def _import(arguments, cache, c, workdir, name) -> int:
         weights=arguments.weights,
     )
     if is_main_process():
-        about = training.methods[0].range()
-        say(
-            f"took {arguments.weights}, by its authors trained on {about['real']:,} "
-            f"real + {about['fake']:,} fake of {generators_text(about['generators'])}; "
-            f"wrote {workdir.method(name)}"
-            if training.new
-            else f"{workdir.method(name)} has these weights already; nothing to do"
-        )
-        say(
-            f"note: whether they belong to {cache.embedding['tower']['name']} is not "
-            "known from the file"
-        )
+        method = training.methods[0]
+        if training.new:
+            notes = method.config["training"]["settings"]["weights_notes"]
+            say(f"read {arguments.weights}")
+            for note in notes:
+                say(f"  {note}")
+            say(f"{method.range()['text']}; wrote {workdir.method(name)}")
+        else:
+            say(f"{workdir.method(name)} has these weights already; nothing to do")
+        if not methods.reads_pixels(method.module):
+            say(
+                f"note: whether they belong to {cache.embedding['tower']['name']} is "
+                "not known from the file"
+            )
     return 0
 
 
 def _say_trained(training, facts, seconds, folder) -> None:
     from item_jax.protocol import generators_text
+    from item_jax.tables import span
 
     seeds = training.methods
     aucs = [one.train_auc for one in seeds if one.train_auc is not None]
-    told = f", training AUC {_span(aucs, '.3f')}" if aucs else ""
+    told = f", training AUC {span(aucs, '.3f')}" if aucs else ""
     say(
         f"trained {seeds[0].name!r}, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}, "
         f"on {facts['real']} real + {facts['fake']} fake of "
@@ -210,18 +216,14 @@ def _say_trained(training, facts, seconds, folder) -> None:
 
 def _epochs(seeds) -> str:
     """The epochs that were trained, and how many there could have been."""
+    from item_jax.tables import span
+
     counts = [one.config["fit"]["epochs"] for one in seeds]
     if None in counts:
         return ""
     most = seeds[0].config["training"]["settings"].get("train", {}).get("epochs")
-    text = f", {_span(counts, 'd')} epochs"
+    text = f", {span(counts, 'd')} epochs"
     return text + (f" of at most {most}" if most and min(counts) < most else "")
-
-
-def _span(values, form: str) -> str:
-    """The least and the largest value of several seeds, once if they look the same."""
-    ends = [format(value, form) for value in (min(values), max(values))]
-    return " to ".join(dict.fromkeys(ends))
 
 
 def _default_name(method: str) -> str:

@@ -281,6 +281,10 @@ def open_dataset(
         from item_jax.datasets.kinds import open_folder
 
         return open_folder(text)
+    from item_jax.datasets.folder import CONTAINERS
+
+    if Path(text).suffix.casefold() in CONTAINERS and os.path.exists(text):
+        raise ValueError(f"{text} is an archive that is not read: unpack it first")
     return _open_lines(text, image_root)
 
 

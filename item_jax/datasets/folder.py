@@ -32,6 +32,8 @@ from item_jax.records import Record, normalise_key
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 CONTAINERS = (".tar", ".parquet", ".zip", ".tgz", ".gz", ".7z", ".rar")
 """Suffixes of files that may hold images; of these tar and Parquet are read."""
+LISTS = (".csv", ".tsv", ".jsonl", ".xlsx")
+"""Suffixes of files that may hold labels of images; none of them is read."""
 
 COMPANION = "hidden or of the system"
 COMPANIONS = {
@@ -57,12 +59,14 @@ class Tree:
       others: how many files of each other suffix were skipped.
       faults: what is wrong with a file or folder, by its path.
       containers: {suffix of `CONTAINERS`: paths below the folder, sorted}.
+      lists: paths of files with a suffix of `LISTS`, sorted.
     """
 
     sizes: dict[str, int]
     others: dict[str, int]
     faults: dict[str, str]
     containers: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    lists: list[str] = dataclasses.field(default_factory=list)
 
 
 def is_companion(name: str) -> bool:
@@ -121,6 +125,7 @@ def tree(root: str | Path) -> Tree:
         dict(walk.others),
         walk.faults,
         {suffix: sorted(paths) for suffix, paths in walk.containers.items()},
+        sorted(walk.lists),
     )
 
 
@@ -139,6 +144,7 @@ class _Walk:
         self.others: Counter[str] = Counter()
         self.faults: dict[str, str] = {}
         self.containers: dict[str, list[str]] = defaultdict(list)
+        self.lists: list[str] = []
         self._names: dict[str, str] = {}  # key -> name on disk
 
     def add(self, entry: os.DirEntry, name: str) -> None:
@@ -147,6 +153,8 @@ class _Walk:
         suffix = os.path.splitext(name)[1].lower()
         if suffix not in SUFFIXES:
             self.others[suffix or "no suffix"] += 1
+            if suffix in LISTS:
+                self.lists.append(name)
             if suffix in CONTAINERS:
                 self.containers[suffix].append(name)
             if fault:  # it could have been a folder of images
@@ -264,7 +272,7 @@ class Index:
         below no generator's folder.
       settings: what was read and how, for `records.run.json`.
       held_out_doubts: folders that look like a test or validation set and are not read
-        as one: nobody may train on their images by accident.
+        as one, after the split they are read as; see `labels.Reader`.
     """
 
     records: list[Record]
@@ -272,7 +280,7 @@ class Index:
     notes: list[str]
     real_sources: dict[str, str] = dataclasses.field(default_factory=dict)
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
-    held_out_doubts: list[str] = dataclasses.field(default_factory=list)
+    held_out_doubts: list[tuple[str, str]] = dataclasses.field(default_factory=list)
 
     def text(self, *, most: int = 20) -> str:
         """Returns the counts, at most `most` faults, and the notes, for people."""
@@ -345,8 +353,9 @@ def label_folders(
         + remarks.sets_as_generators(records),
         skipped(found)
         + reader.notes()
-        + remarks.unlabelled(records)
-        + remarks.below_labels(records),
+        + remarks.unlabelled(records, found.lists)
+        + remarks.below_labels(records)
+        + remarks.below_splits(records),
         protocol.complete_real_sources([vars(record) for record in records]),
         {"benchmark": benchmark},
         reader.held_out_doubts(),

@@ -246,7 +246,7 @@ def tables_of(
     return with_images, [f"Parquet files without images, not read: {n}"]
 
 
-def _has_images(table: TableFile) -> bool:
+def _has_images(table: ParquetFile | ArrowFile) -> bool:
     try:
         return "image" in table.schema().names
     except Exception:  # a damaged one is read, and told

@@ -19,6 +19,9 @@ and, where it makes sense,
                                -> a state per seed; without it, it is fitted once
     START                      the weights that its authors started from, in words; its
                                `fit_seeds` then takes `start=`
+    from_weights(tensors)      -> state: of weights that its authors, or their code,
+                               saved; with PUBLISHED and SKIPPED, see
+                               `item_jax.published`
     check(state)               raises ValueError for a state that cannot be scored
 
 `parts` are the labelled `Embeddings` of the training set, `part` some others. A method

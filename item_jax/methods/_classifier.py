@@ -25,8 +25,10 @@ from item_jax.early_stopping import EarlyStopping
 from item_jax.embeddings import Embeddings
 from item_jax.methods import _network, _pictures
 
-BATCH = 64
-"""Pictures scored at a time; speed only."""
+BATCHES = (64, 8, 1)
+"""Sizes of the batches that pictures are scored in, the largest first that fit; speed
+only. Nothing is padded: one picture costs one picture, and three programs are compiled
+at most."""
 
 COLLECTIONS = ("params", "batch_stats")
 """What a network may have; the second are the running means of BatchNorm."""
@@ -44,6 +46,11 @@ def stops(c: ConfigDict) -> dict[str, Any]:
     return {"learning_rate": c.learning_rate}
 
 
+def mean_probability(logits: jax.Array) -> jax.Array:
+    """Logits `[B]`, or `[B, h, w]` of patches, to the mean of their P(fake), `[B]`."""
+    return jax.nn.sigmoid(logits).reshape(len(logits), -1).mean(1)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Classifier:
     """A method, with the attributes and functions that a method's module has.
@@ -51,12 +58,18 @@ class Classifier:
     Attributes:
       name: of the method, for checkpoints.
       network: see above.
-      resize: of an image to a square of `size`.
-      size: of the pictures that are kept for training.
-      crop: of the random squares trained on; each is flipped or not.
-      test: of the middle square that is scored.
+      resize: (image, size) -> square, for training and for the held-out images.
+      size: of the squares that are kept for training.
+      crop: side of the random crops trained on; each is flipped or not.
+      test: side of the middle square that held-out images are judged by, and that is
+        scored where there is no `view`.
       DEFAULTS: fields of the configuration, as published.
       SETTINGS: fields that the training depends on.
+      view: image -> what is scored, uint8 `[h, w, 3]`, where that is not the middle
+        `test` square of the resized image.
+      batches: see `BATCHES`; `(1,)` for views that differ in size, each of which is
+        compiled once.
+      pool: logits `[B, ...]` -> P(fake) `[B]`.
       scale: uint8 pictures to what the network takes.
       augment: (pictures, key) -> pictures, uint8 both, before the crop.
       optimizer: (config.train, steps an epoch) -> the optimizer.
@@ -64,6 +77,8 @@ class Classifier:
         is kept.
       START: the weights that the authors started from, in words; "": random ones.
       started: (variables, tensors) -> variables, with those weights in them.
+      from_weights: tensors -> state, of a detector that its authors, or their code,
+        saved; None: weights are not read.
     """
 
     name: str
@@ -76,12 +91,16 @@ class Classifier:
     SETTINGS: tuple[str, ...] = (
         *("train.epochs", "train.batch_size", "train.learning_rate", "train.seeds"),
     )
+    view: _pictures.View | None = None
+    batches: tuple[int, ...] = BATCHES
+    pool: Callable[[jax.Array], jax.Array] = mean_probability
     scale: Callable[[jax.Array], jax.Array] = _pictures.standard
     augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None
     optimizer: Optimizer = adam
     stopping: Callable[[ConfigDict], dict[str, Any]] | None = stops
     START: str = ""
     started: Callable[[Any, Mapping[str, np.ndarray]], Any] | None = None
+    from_weights: Callable[[Mapping[str, np.ndarray]], _network.State] | None = None
     NEEDS: tuple[str, ...] = ("pixels",)
 
     def fit(self, parts: Sequence[Embeddings], config: ConfigDict) -> _network.State:
@@ -102,7 +121,7 @@ class Classifier:
 
         Args:
           parts, config, seeds, checkpoints, on_epoch: as for every method.
-          start: weights to start from, `item_jax.published.Start`, or None.
+          start: weights to start from, `item_jax.published.Weights`, or None.
 
         Raises:
           ValueError: if those weights do not fit the network, naming what.
@@ -136,9 +155,24 @@ class Classifier:
             "labels": np.concatenate([part.labels for part in parts]),
         }
 
+    def source(self, part: Embeddings) -> Callable[[int], np.ndarray]:
+        """Returns what reads image i, uint8 `[H, W, 3]`."""
+        return part.image
+
     def load(self, part: Embeddings) -> np.ndarray:
-        """Returns the pictures of a part, uint8 `[n, size, size, 3]`."""
-        return _pictures.load(part.image, len(part), self.resize, self.size)
+        """Returns the pictures to train on, uint8 `[n, size, size, 3]`."""
+        read = self.source(part)
+        square = functools.partial(self.resize, size=self.size)
+        found = _pictures.load(read, len(part), square)
+        return np.array(found, np.uint8).reshape(-1, self.size, self.size, 3)
+
+    def views(self, part: Embeddings) -> list[np.ndarray]:
+        """Returns the pictures to score, n times uint8 `[h, w, 3]`."""
+
+        def middle(image: np.ndarray) -> np.ndarray:
+            return _pictures.centred(self.resize(image, self.size)[None], self.test)[0]
+
+        return _pictures.load(self.source(part), len(part), self.view or middle)
 
     def init(self, key: jax.Array, data: Any = None, *, start: Any = None) -> Any:
         """Returns variables to train from."""
@@ -172,17 +206,17 @@ class Classifier:
         return jnp.sum(each * weights) / jnp.maximum(jnp.sum(weights), 1), dict(changed)
 
     def logits(self, variables: Any, pictures: jax.Array) -> jax.Array:
-        """Returns logits of the middle of pictures."""
-        x = self.scale(_pictures.centred(pictures, self.test))
-        logits: Any = self.network.apply(_own(variables), x)
+        """Returns logits of pictures, uint8 `[B, h, w, 3]`."""
+        logits: Any = self.network.apply(_own(variables), self.scale(pictures))
         return logits
 
     def _accuracy(self, variables: Any, rows: Any) -> jax.Array:
         """The share of pictures, or patches, on the right side; a batch at a time."""
         count = len(rows["labels"])
-        padding = -count % BATCH
-        pictures = jnp.pad(rows["pictures"], [(0, padding), (0, 0), (0, 0), (0, 0)])
-        batches = pictures.reshape(-1, BATCH, *pictures.shape[1:])
+        size = -(-count // -(-count // BATCHES[0]))  # equal batches, less than one more
+        pictures = _pictures.centred(rows["pictures"], self.test)
+        pictures = jnp.pad(pictures, [(0, -count % size), (0, 0), (0, 0), (0, 0)])
+        batches = pictures.reshape(-1, size, *pictures.shape[1:])
         logits = jax.lax.map(functools.partial(self.logits, variables), batches)
         logits = logits.reshape(-1, *logits.shape[2:])[:count]
         return _network.accuracy(logits, _to_shape(rows["labels"], logits))
@@ -191,19 +225,20 @@ class Classifier:
     def _scores(self) -> Callable:
         @jax.jit
         def scores(variables, pictures):
-            p = jax.nn.sigmoid(self.logits(variables, pictures))
-            return p.reshape(len(p), -1).mean(1)
+            return self.pool(self.logits(variables, pictures))
 
         return scores
 
     def score(self, state: _network.State, part: Embeddings) -> np.ndarray:
-        """Returns P(fake), float32 `[n]`; of patches the mean."""
-        found = [np.zeros(0, np.float32)]
-        for begin in range(0, len(part), BATCH):
-            rows = part.take(np.arange(begin, min(begin + BATCH, len(part))))
-            padding = [(0, BATCH - len(rows)), (0, 0), (0, 0), (0, 0)]
-            p = self._scores(_own(state), np.pad(self.load(rows), padding))
-            found.append(np.asarray(p)[: len(rows)])
+        """Returns P(fake), float32 `[n]`."""
+        own, found = _own(state), [np.zeros(0, np.float32)]
+        for begin in range(0, len(part), self.batches[0]):
+            end = min(begin + self.batches[0], len(part))
+            pictures = self.views(part.take(np.arange(begin, end)))
+            for size in self.batches:
+                while len(pictures) >= size:
+                    batch, pictures = np.stack(pictures[:size]), pictures[size:]
+                    found.append(np.asarray(self._scores(own, batch)))
         return np.concatenate(found)
 
     def check(self, state: _network.State) -> None:

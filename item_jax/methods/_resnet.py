@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from item_jax.methods import _network, _start
 
@@ -87,6 +88,21 @@ def bottleneck(x: jax.Array, width: int, stride: int, norm: Norm, name: str):
     return nn.relu(jnp.add(x, out))
 
 
+def layers(stages: tuple[int, ...]) -> dict[str, str]:
+    """Returns torchvision's name of each layer but the last, by our name."""
+    found = {"stem": "conv1", "stem_norm": "bn1"}
+    for stage, blocks in enumerate(stages):
+        for block in range(blocks):
+            ours, theirs = f"{stage}_{block}", f"layer{stage + 1}.{block}"
+            for i in (1, 2, 3):
+                found[f"{ours}_conv{i}"] = f"{theirs}.conv{i}"
+                found[f"{ours}_norm{i}"] = f"{theirs}.bn{i}"
+            if block == 0:  # every stage begins with other channels
+                found[f"{ours}_skip"] = f"{theirs}.downsample.0"
+                found[f"{ours}_skip_norm"] = f"{theirs}.downsample.1"
+    return found
+
+
 def started(
     variables: Mapping[str, Any], tensors: _start.Tensors, stages: tuple[int, ...]
 ) -> dict[str, Any]:
@@ -100,14 +116,23 @@ def started(
     Raises:
       ValueError: if they are of another network.
     """
-    layers = {"stem": "conv1", "stem_norm": "bn1"}
-    for stage, blocks in enumerate(stages):
-        for block in range(blocks):
-            ours, theirs = f"{stage}_{block}", f"layer{stage + 1}.{block}"
-            for i in (1, 2, 3):
-                layers[f"{ours}_conv{i}"] = f"{theirs}.conv{i}"
-                layers[f"{ours}_norm{i}"] = f"{theirs}.bn{i}"
-            if f"{ours}_skip" in variables["params"]:
-                layers[f"{ours}_skip"] = f"{theirs}.downsample.0"
-                layers[f"{ours}_skip_norm"] = f"{theirs}.downsample.1"
-    return _start.filled(variables, layers, tensors, ignored=("fc.",))
+    return _start.filled(variables, layers(stages), tensors, ignored=("fc.",))
+
+
+def from_weights(
+    tensors: _start.Tensors, network: ResNet, output: str
+) -> dict[str, Any]:
+    """Returns the variables that the weights of a detector are.
+
+    Args:
+      tensors: under torchvision's names, with a last layer of one output.
+      network: ours.
+      output: their name of the last layer.
+
+    Raises:
+      ValueError: for tensors that are missing, of another shape, or of no layer.
+    """
+    x = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    every = {**layers(network.stages), "output": output}
+    found = _start.filled(_start.variables(network, x), every, tensors, ignored=())
+    return jax.tree.map(np.asarray, found)

@@ -1,4 +1,4 @@
-"""Weights of PyTorch networks as the parameters of ours, to start a training from.
+"""Weights of PyTorch networks as the parameters of ours: to start from, or to score.
 
 A network says where each of its layers is: `{ours: theirs}`, the names of the layers.
 Their tensors are read by kind: convolutions, linear layers, normalisations.
@@ -6,18 +6,85 @@ Their tensors are read by kind: convolutions, linear layers, normalisations.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from item_jax.methods._network import shapes
+from item_jax.files import printable
 
 Tensors = Mapping[str, np.ndarray]
 
+NAMES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+"""Flax's names of a layer's arrays and PyTorch's."""
+
 BUFFERS = ("num_batches_tracked", "relative_position_index", "attn_mask")
 """Last parts of the names of tensors that are no parameters."""
+
+
+def variables(module: nn.Module, *arguments: Any) -> dict[str, Any]:
+    """Returns the shapes of a network's variables, as `jax.ShapeDtypeStruct`.
+
+    Args:
+      module: the network.
+      arguments: of its `__call__`, arrays or `ShapeDtypeStruct`.
+    """
+    return dict(jax.eval_shape(module.init, jax.random.key(0), *arguments))
+
+
+def state(
+    module: nn.Module,
+    inputs: Mapping[str, list[int]],
+    layers: Mapping[str, str],
+    tensors: Tensors,
+    *,
+    ignored: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """Returns the state, as `_network.state`, that the weights of a network are.
+
+    Args:
+      module: the network, of rows by name.
+      inputs: the shape of a row of each.
+      layers, tensors, ignored: as for `filled`.
+
+    Raises:
+      ValueError: as `filled`.
+    """
+    batch = {
+        name: jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+        for name, shape in inputs.items()
+    }
+    found = filled(variables(module, batch), layers, tensors, ignored=ignored)
+    params = jax.tree.map(np.asarray, found["params"])
+    return {"inputs": dict(inputs), "params": params}
+
+
+def width(tensors: Tensors, name: str) -> int:
+    """Returns how many inputs a linear layer takes, from its weight `[out, in]`.
+
+    Args:
+      tensors: by name.
+      name: of the weight.
+
+    Raises:
+      ValueError: if there is none, with the nearest name, or it is of another kind.
+    """
+    if name not in tensors:
+        raise ValueError(f"a tensor is missing: {_missing(name, tensors)}")
+    shape = tensors[name].shape
+    if len(shape) != 2 or not all(shape):
+        raise ValueError(f"{name} has shape {list(shape)}; expected [out, in]")
+    return shape[1]
 
 
 def filled(
@@ -30,72 +97,87 @@ def filled(
     """Returns variables with the layers of a PyTorch network in them.
 
     Args:
-      variables: `params` and, with BatchNorm, `batch_stats`: `{layer: {name: array}}`.
+      variables: `params` and, with BatchNorm, `batch_stats`: `{layer: {name: array}}`;
+        of those that are replaced the shapes are enough.
       layers: our name -> their name, for each layer that is replaced.
       tensors: theirs by name.
       ignored: beginnings of the names of tensors that are not needed, such as the last
         layer's.
 
     Raises:
-      ValueError: if a tensor is missing, of another shape, or of no layer.
+      ValueError: for tensors that are missing, of another shape or kind, or of no
+        layer; naming the first of each, with the nearest name.
     """
-    found = {name: dict(layers) for name, layers in variables.items()}
-    used: set[str] = set()
+    found = {collection: dict(own) for collection, own in variables.items()}
+    wanted: dict[str, tuple[str, str, str]] = {}
     for ours, theirs in layers.items():
-        made = layer(theirs, tensors)
-        for name, arrays in made.items():
-            if not arrays:
-                continue
-            old = shapes(found.get(name, {}).get(ours, {}))
-            if shapes(arrays) != old:
-                raise ValueError(
-                    f"{theirs} has {shapes(arrays)}; {ours} of this network has {old}"
-                )
-            found[name][ours] = arrays
-        used |= {name for name in tensors if name.rpartition(".")[0] == theirs}
+        for collection, own in variables.items():
+            for name in own.get(ours, {}):
+                wanted[f"{theirs}.{NAMES[name]}"] = (collection, ours, name)
     rest = [
         name
-        for name in sorted(set(tensors) - used)
-        if not name.startswith(ignored) and name.rpartition(".")[2] not in BUFFERS
+        for name in tensors
+        if name not in wanted
+        and not name.startswith(ignored)
+        and name.rpartition(".")[2] not in BUFFERS
     ]
-    if rest:
-        raise ValueError(
-            f"{len(rest)} tensors are of no layer of this network, such as {rest[0]}"
+    missing = [name for name in wanted if name not in tensors]
+    faults = []
+    if missing:
+        faults.append(
+            f"{_count(missing)} missing: "
+            + _listed(_missing(name, rest) for name in missing)
         )
+    if rest:
+        faults.append(
+            f"{_count(rest)} of no layer of this network: "
+            + _listed(map(printable, rest))
+        )
+    wrong = []
+    for name, (collection, ours, leaf) in wanted.items():
+        if name not in tensors:
+            continue
+        value, shape = tensors[name], variables[collection][ours][leaf].shape
+        expected = list(_theirs(leaf, shape))
+        if list(value.shape) != expected:
+            wrong.append(f"{name} has shape {list(value.shape)}, expected {expected}")
+        elif not jnp.issubdtype(value.dtype, jnp.floating):
+            wrong.append(f"{name} is of {value.dtype}, not of floating point")
+        else:
+            array = np.asarray(value, np.float32)
+            own = dict(found[collection][ours])
+            own[leaf] = jnp.asarray(_ours(leaf, array))
+            found[collection][ours] = own
+    if wrong:
+        faults.append(_listed(wrong))
+    if faults:
+        raise ValueError("; ".join(faults))
     return found
 
 
-def layer(name: str, tensors: Tensors) -> dict[str, dict[str, Any]]:
-    """Returns `params` and `batch_stats` of one layer of PyTorch.
-
-    Raises:
-      ValueError: if there is no such layer.
-    """
-    weight = tensors.get(f"{name}.weight")
-    if weight is None:
-        raise ValueError(f"{name}.weight is missing")
-    weight = np.asarray(weight, np.float32)
-    if weight.ndim == 1:
-        params = {"scale": weight}
-    elif weight.ndim == 2:
-        params = {"kernel": weight.T}
-    else:
-        params = {"kernel": weight.transpose(2, 3, 1, 0)}
-    own = {
-        "params": params | _others(name, tensors, {"bias": "bias"}),
-        "batch_stats": _others(
-            name, tensors, {"running_mean": "mean", "running_var": "var"}
-        ),
-    }
-    return {
-        collection: {key: jnp.asarray(value) for key, value in arrays.items()}
-        for collection, arrays in own.items()
-    }
+def _theirs(leaf: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape in PyTorch of an array of ours."""
+    if leaf != "kernel":
+        return shape
+    return shape[::-1] if len(shape) == 2 else (*shape[:-3:-1], *shape[:-2])
 
 
-def _others(name: str, tensors: Tensors, names: Mapping[str, str]) -> dict[str, Any]:
-    return {
-        ours: np.asarray(tensors[f"{name}.{theirs}"], np.float32)
-        for theirs, ours in names.items()
-        if f"{name}.{theirs}" in tensors
-    }
+def _ours(leaf: str, array: np.ndarray) -> np.ndarray:
+    if leaf != "kernel":
+        return array
+    return array.T if array.ndim == 2 else array.transpose(2, 3, 1, 0)
+
+
+def _missing(name: str, names: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(names), n=1)
+    return f"{name} (nearest: {printable(close[0])})" if close else name
+
+
+def _count(names: list[str]) -> str:
+    return "1 tensor is" if len(names) == 1 else f"{len(names)} tensors are"
+
+
+def _listed(items: Iterable[str], most: int = 3) -> str:
+    shown = list(items)
+    more = f" and {len(shown) - most} more" if len(shown) > most else ""
+    return ", ".join(shown[:most]) + more

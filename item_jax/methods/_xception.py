@@ -199,26 +199,27 @@ def started(
             spread = np.tile(tensors["conv1.weight"], (1, times, 1, 1)) / times
             first = {"conv1.weight": spread}
         found = _start.filled(
-            found, _layers(name), {**tensors, **first}, ignored=("fc.",)
+            found, layers(name), {**tensors, **first}, ignored=("fc.",)
         )
     return found
 
 
-def _layers(name: str) -> dict[str, str]:
-    layers = {f"{name}conv{i}": f"conv{i}" for i in (1, 2)}
-    layers |= {f"{name}norm{i}": f"bn{i}" for i in (1, 2, 3, 4)}
+def layers(name: str = "") -> dict[str, str]:
+    """Returns the ports' name of each layer, by our name in the stream `name`."""
+    found = {f"{name}conv{i}": f"conv{i}" for i in (1, 2)}
+    found |= {f"{name}norm{i}": f"bn{i}" for i in (1, 2, 3, 4)}
     for i in (3, 4):
-        layers[f"{name}conv{i}_depth1"] = f"conv{i}.conv1"
-        layers[f"{name}conv{i}_point1"] = f"conv{i}.pointwise"
+        found[f"{name}conv{i}_depth1"] = f"conv{i}.conv1"
+        found[f"{name}conv{i}_point1"] = f"conv{i}.pointwise"
     for number in range(1, 13):
         ours, theirs = f"{name}block{number}", f"block{number}"
         for i in range(1, 3 if number in (1, 2, 3, 12) else 4):
             # In their lists each one follows a ReLU, but the very first.
             place = 3 * (i - 1) + (number > 1)
-            layers[f"{ours}_depth{i}"] = f"{theirs}.rep.{place}.conv1"
-            layers[f"{ours}_point{i}"] = f"{theirs}.rep.{place}.pointwise"
-            layers[f"{ours}_norm{i}"] = f"{theirs}.rep.{place + 1}"
+            found[f"{ours}_depth{i}"] = f"{theirs}.rep.{place}.conv1"
+            found[f"{ours}_point{i}"] = f"{theirs}.rep.{place}.pointwise"
+            found[f"{ours}_norm{i}"] = f"{theirs}.rep.{place + 1}"
         if number in (1, 2, 3, 12):
-            layers[f"{ours}_skip"] = f"{theirs}.skip"
-            layers[f"{ours}_skip_norm"] = f"{theirs}.skipbn"
-    return layers
+            found[f"{ours}_skip"] = f"{theirs}.skip"
+            found[f"{ours}_skip_norm"] = f"{theirs}.skipbn"
+    return found

@@ -3,31 +3,40 @@
 A ResNet-50 on error maps |x - x'|, where x' is the image after DDIM to noise and back:
 `scripts/reconstruct.py` makes the maps, once, and `--config.data.error_maps=FOLDER`
 names them. Settings of the authors' repository: those of `resnet50.py`, from ImageNet's
-weights (`--start`), on maps of 256 pixels, at most 400 epochs. Two differences: maps
-are PNGs, where the authors store those of JPEG files as JPEG; and a tenth of the
-training images decides when to stop.
+weights (`--start`), on maps of 256 pixels, at most 400 epochs; scored on the middle 224
+of a map. `--weights` takes what their code saves, such as `lsun_adm.pth`; the file does
+not say which diffusion model its maps are of. Differences: maps are PNGs, where the
+authors store those of JPEG files as JPEG; a tenth of the training images decides when
+to stop, theirs are held out for it; BatchNorm's running variance is Flax's, without
+Bessel's correction.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from item_jax.embeddings import Embeddings
-from item_jax.methods import _network, _pictures, resnet50
+from item_jax.methods import _network, resnet50
 from item_jax.methods._classifier import Classifier
+
+RECONSTRUCTION = ("id", "revision", "steps", "size", "geometry")
+"""What error maps depend on: the model, the timesteps, the square and how it is cut."""
+
+AUTHORS = {"steps": 20, "size": 256, "geometry": "short_side"}
+"""Of the authors' maps (`compute_dire.sh`: `ddim20`, `image_size 256`)."""
 
 
 class OnErrorMaps(Classifier):
     """A classifier of error maps; its state says how those were made."""
 
-    def load(self, part: Embeddings) -> np.ndarray:
-        """Returns the maps of a part, uint8 `[n, size, size, 3]`."""
-        return _pictures.load(part.error_map, len(part), self.resize, self.size)
+    def source(self, part: Embeddings) -> Callable[[int], np.ndarray]:
+        """Returns what reads map i, uint8 `[H, W, 3]`."""
+        return part.error_map
 
     def fit_seeds(
         self,
@@ -48,9 +57,7 @@ class OnErrorMaps(Classifier):
           ValueError: for maps of another model or other steps than those trained on.
         """
         made, found = state["reconstruction"], _reconstruction(part)
-        different = [
-            name for name in {**made, **found} if made.get(name) != found.get(name)
-        ]
+        different = [name for name in made if made[name] != found[name]]
         if different:
             name = different[0]
             raise ValueError(
@@ -65,15 +72,19 @@ class OnErrorMaps(Classifier):
         Raises:
           ValueError: naming what does not fit.
         """
-        if not isinstance(state.get("reconstruction"), dict):
-            raise ValueError("it does not say how the error maps were made")
+        made = state.get("reconstruction")
+        if not isinstance(made, dict) or not set(AUTHORS) <= set(made):
+            raise ValueError(
+                "it does not say how the error maps were made: reconstruction is "
+                f"{made!r}, without all of {', '.join(AUTHORS)}; train it again"
+            )
         super().check(state)
 
 
 def _reconstruction(part: Embeddings) -> dict[str, Any]:
-    """Model, revision, steps and size of the maps; not dtype and versions."""
+    """What the maps depend on; not dtype and versions."""
     settings = part.error_maps.settings
-    return {name: settings.get(name) for name in ("id", "revision", "steps", "size")}
+    return {name: settings.get(name) for name in RECONSTRUCTION}
 
 
 def _on_maps(method: Classifier, **changes: Any) -> OnErrorMaps:
@@ -81,9 +92,27 @@ def _on_maps(method: Classifier, **changes: Any) -> OnErrorMaps:
     return OnErrorMaps(**values | {"NEEDS": ("error_maps",)} | changes)
 
 
+def from_weights(tensors: Mapping[str, np.ndarray]) -> _network.State:
+    """Returns the state that the authors' weights are.
+
+    They do not say which diffusion model the maps are of; steps, size and geometry are
+    those of the authors' program.
+
+    Args:
+      tensors: under torchvision's names.
+
+    Raises:
+      ValueError: for tensors that are missing, of another shape, or of no layer.
+    """
+    assert resnet50.METHOD.from_weights is not None
+    state = resnet50.METHOD.from_weights(tensors)
+    return state | {"reconstruction": dict(AUTHORS)}
+
+
 METHOD = _on_maps(
     resnet50.METHOD,
     name="dire",
+    from_weights=from_weights,
     DEFAULTS={**resnet50.METHOD.DEFAULTS, "train.epochs": 400},
 )
 small = _on_maps(resnet50.small, name="dire-small")

@@ -7,10 +7,20 @@ attention (MixBlock), and one linear layer joins their means.
 
 The authors published no code. Masks, windows and MixBlock are those of the paper as
 github.com/yyk-wew/F3Net implements it, which has the MixBlock and does not use it; here
-it stands after blocks 7 and 12, a reading of the paper. Its settings: squashed to 299,
-pixels in [-1, 1], Adam 2e-4, batches of 12, dropout 0.2 (the paper: batches of
-128). Ours: early stopping as `resnet50.py`'s. `--start` takes Xception's weights of
-ImageNet under the names of its ports, such as `timm/legacy_xception.tf_in1k`.
+it stands after blocks 7 and 12, a reading of the paper. Its settings: squashed to 299
+(bicubic), flips, pixels in [-1, 1], Adam 2e-4, batches of 12, dropout 0.2 (the paper:
+batches of 128). `--start` takes Xception's weights of ImageNet under the names of its
+ports, such as `timm/legacy_xception.tf_in1k`.
+
+LFS takes log10(|x| + 1e-15), there and here. In a flat window all but one number of the
+DCT are zeros; what float32 leaves of a zero, 1e-15 or 1e-6, is noise, and its logarithm
+is noise of several units. P(fake) of the same weights differs by up to 0.02 between
+their program and this one for that reason, and differs between machines.
+
+Differences: early stopping as `resnet50.py`'s and at most 100 epochs, theirs are 5, the
+last of which is kept; batches are not half real and half fake; BatchNorm's running
+variance is Flax's, without Bessel's correction. Their weights are not read: they are
+without the MixBlock.
 """
 
 from __future__ import annotations
@@ -23,8 +33,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
+from item_jax import views
 from item_jax.methods import _network, _pictures, _xception
 from item_jax.methods._augment import dct_matrix
 from item_jax.methods._classifier import Classifier
@@ -164,7 +174,7 @@ def local_spectra(x: jax.Array) -> jax.Array:
 METHOD = Classifier(
     "f3net",
     Network(),
-    functools.partial(_pictures.squashed, filter=Image.Resampling.BICUBIC),
+    views.squash,
     size=299,
     crop=299,
     test=299,

@@ -3,9 +3,12 @@
 The papers name it and state no settings. Here they are CNNDetection's without its blur
 and JPEG: the short side to 256, random crops of 224 and flips, the last layer from N(0,
 0.02), Adam 1e-4 in batches of 64, early stopping by the accuracy on a tenth of the
-training images; scored on the middle 224. 23,510,081 parameters. `--start` takes
-ImageNet's weights under torchvision's names, such as `timm/resnet50.tv_in1k`; without
-them it starts from random ones, and its rows are no reproduction of those that do not.
+training images, 100 epochs at most; scored on the short side resized to 256, the middle
+224. 23,510,081 parameters. `--start` takes ImageNet's weights under torchvision's
+names, such as `timm/resnet50.tv_in1k`; without them it starts from random ones, and its
+rows do not reproduce those that start from ImageNet's. `--weights` takes a detector
+under the same names, its layer `fc` with one output. BatchNorm's running variance is
+Flax's, without Bessel's correction.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ METHOD = Classifier(
     },
     START="torchvision's ResNet-50 of ImageNet",
     started=functools.partial(_resnet.started, stages=STAGES),
+    from_weights=functools.partial(_resnet.from_weights, network=NETWORK, output="fc"),
 )
 small = dataclasses.replace(
     METHOD,
@@ -45,4 +49,5 @@ small = dataclasses.replace(
     test=64,
     DEFAULTS={**METHOD.DEFAULTS, "train.epochs": 20, "train.learning_rate": 1e-3},
     START="",
+    from_weights=None,
 )

@@ -3,7 +3,7 @@
 ITEM's tables name Swin-T, TIDY's text Swin-B at 224 with the same figures; neither
 states settings. Here: the short side to 256, random crops of 224 and flips, AdamW 1e-4
 in batches of 64 with Swin's weight decay of 0.05 on matrices and its stochastic depth
-of 0.1, and `resnet50.py`'s early stopping; scored on the middle 224. 27,520,123
+of 0.1, and `resnet50.py`'s early stopping; scored as `resnet50.py`. 27,520,123
 parameters; with 1,000 classes, as published, 28,288,354. `--start` takes ImageNet's
 weights under timm's names, such as `timm/swin_tiny_patch4_window7_224.ms_in1k`.
 """

@@ -2,11 +2,15 @@
 
 logit = w I + b on the embedding without normalisation. Settings of the authors'
 `networks/trainer.py` and options: start N(0, 0.02), AdamW 1e-4 without weight decay,
-batches of 256, early stopping by the accuracy on held-out images. Two differences: the
-authors held out ProGAN's test images, here it is a tenth of the training images; and
-they trained on crops, blurred and compressed at random, where the cache has one clean
-view. `item-jax train --method unifd --weights fc_weights.pth` takes the authors' own
-weights.
+batches of 256, at most 100 epochs, early stopping by the accuracy on held-out images.
+
+Deviations: the authors hold out ProGAN's test images, of which they blur (sigma 1.5)
+and compress (JPEG 65) half each; here it is a tenth of the training images, clean. They
+train on images resized to 256, cropped, flipped, blurred and compressed at random,
+where the cache has one clean view. Here the best epoch is kept; their
+`model_epoch_best.pth` is written anew in each epoch, so that it is the last. They test
+on the middle 224 pixels without resizing, where `views.geometry` of the cache decides.
+`item-jax train --method unifd --weights fc_weights.pth` takes the authors' own weights.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from ml_collections import ConfigDict
 
 from item_jax.early_stopping import EarlyStopping
 from item_jax.embeddings import Embeddings
-from item_jax.methods import _network
+from item_jax.methods import _network, _start
 
 NEEDS = ("image_emb",)
 SETTINGS = ("train",)
@@ -33,12 +37,16 @@ DEFAULTS = {
     "train.weight_decay": 0.0,
 }
 PUBLISHED = {
-    "real": 360_000,
-    "fake": 360_000,
-    "generators": ["progan"],
-    "benchmarks": ["forensynths"],
+    "477100745713bcc957beb2b40859536859b6483fd6301b3b9293151b194c7847": {
+        "real": 360_000,
+        "fake": 360_000,
+        "generators": ["progan"],
+        "benchmarks": ["forensynths"],
+    }
 }
-"""What the authors' weights were trained on (UniFD, Sec. 4)."""
+"""What the authors' `fc_weights.pth` was trained on (UniFD, Sec. 4), by its SHA-256."""
+SKIPPED = ("model.",)
+"""CLIP's tensors, which the authors' training code saves beside the layer."""
 
 
 class Network(nn.Module):
@@ -87,23 +95,20 @@ def fit_seeds(
 
 
 def from_weights(tensors: Mapping[str, np.ndarray]) -> _network.State:
-    """Returns the state that the authors' weights are.
+    """Returns the state that weights of the authors' form are.
 
     Args:
-      tensors: `weight [1, D]` and `bias [1]`, as in `fc_weights.pth`.
+      tensors: `fc.weight [1, D]` and `fc.bias [1]`, as the authors' training code saves
+        them, or `weight` and `bias`, as in `fc_weights.pth`.
 
     Raises:
-      ValueError: if they are others.
+      ValueError: if they are others, naming what is missing, too many or misshapen.
     """
-    found = {name: list(value.shape) for name, value in tensors.items()}
-    width = found.get("weight", [0, 0])[-1]
-    if found != {"weight": [1, width], "bias": [1]} or not width:
-        raise ValueError(
-            f"UniFD's weights are weight [1, D] and bias [1], found {found}"
-        )
-    layer = {"kernel": tensors["weight"].T, "bias": tensors["bias"]}
-    layer = {name: np.asarray(value, np.float32) for name, value in layer.items()}
-    return {"inputs": {"image_emb": [width]}, "params": {"output": layer}}
+    if "fc.weight" not in tensors:
+        bare = {"weight": "fc.weight", "bias": "fc.bias"}
+        tensors = {bare.get(name, name): value for name, value in tensors.items()}
+    inputs = {"image_emb": [_start.width(tensors, "fc.weight")]}
+    return _start.state(Network(), inputs, {"output": "fc"}, tensors)
 
 
 fit = _network.alone(fit_seeds)

@@ -2,16 +2,23 @@
 
 Dropout 0.5 on I as it is -> 1024 (ReLU) -> 1024 (ReLU) -> mu, s of 256 each; z = mu +
 softplus(s - 5) noise; logit = linear(z). The network is that of the authors'
-repository; their training is not published. Here the loss is the standard one (Alemi et
-al., 2017), binary cross-entropy + beta KL(N(mu, std^2) || N(0, 1)), with AdamW 1e-4 in
-batches of 256 over 50 epochs, and beta is chosen among `BETAS` by the cross-entropy on
-a tenth of the training images; the state says which. The repository draws noise at test
-time too; here z = mu, so that a score is one number.
+repository (`models/clip_models.py`).
+
+Deviations: their training code is not published. Of its settings their
+`options/base_options.py` has batches of 256, no weight decay, crops of 224 and flips,
+blur (sigma 0 to 3) and JPEG (30 to 100) of a tenth of the images each; the cache has
+one clean view. The rest is ours: the standard loss (Alemi et al., 2017), binary
+cross-entropy + beta KL(N(mu, std^2) || N(0, 1)), with AdamW 1e-4 over 50 epochs; beta
+is chosen among `BETAS` by the cross-entropy on a tenth of the training images, and the
+state says which. The authors draw noise at test time too; here z = mu, so that a score
+is one number. They test on the middle 224 pixels without resizing, where
+`views.geometry` of the cache decides. `--weights` takes what their training code saves,
+`{"model": ..., "optimizer": ...}`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +30,7 @@ import optax
 from ml_collections import ConfigDict
 
 from item_jax.embeddings import Embeddings
-from item_jax.methods import _network
+from item_jax.methods import _network, _start
 from item_jax.methods.unifd import inputs
 
 NEEDS = ("image_emb",)
@@ -38,6 +45,10 @@ BETAS = (1e-4, 1e-3, 1e-2)
 """Weights of the bottleneck that are tried. Not published; Alemi et al. use 1e-3."""
 
 BOTTLENECK = 256
+LAYERS = {"first": "fc_1", "second": "fc_2", "third": "fc_3", "output": "decode"}
+"""Our layers and the authors'."""
+SKIPPED = ("model.",)
+"""CLIP's tensors, which the authors' training code saves beside the head."""
 
 
 class Network(nn.Module):
@@ -118,6 +129,19 @@ def _error(module: nn.Module, params: Any, rows: dict[str, Any]) -> float:
     logits: Any = module.apply({"params": params}, rows)
     weights = jnp.ones(len(rows["labels"]))
     return float(_network.bce(logits, jnp.asarray(rows["labels"]), weights))
+
+
+def from_weights(tensors: Mapping[str, np.ndarray]) -> _network.State:
+    """Returns the state that weights of the authors' network are.
+
+    Args:
+      tensors: of `fc_1`, `fc_2`, `fc_3` and `decode`, `weight` and `bias` each.
+
+    Raises:
+      ValueError: if they are others, naming what is missing, too many or misshapen.
+    """
+    inputs = {"image_emb": [_start.width(tensors, "fc_1.weight")]}
+    return _start.state(Network(), inputs, LAYERS, tensors)
 
 
 fit = _network.alone(fit_seeds)

@@ -40,9 +40,10 @@ from item_jax.towers.clip_vit import (
     TextTower,
     load_tokenizer,
     pad_tokens,
+    text_cleaning,
     tokenize,
 )
-from item_jax.towers.clip_vit_config import open_clip_eos
+from item_jax.towers.clip_vit_config import open_clip_cleaning, open_clip_eos
 from item_jax.towers.outputs import embedded
 from item_jax.towers.patches import normalised
 from item_jax.towers.pooling import attend_once
@@ -58,6 +59,7 @@ __all__ = [
     "pad_tokens",
     "param_shapes",
     "read_config",
+    "text_cleaning",
     "tokenize",
 ]
 
@@ -81,6 +83,7 @@ class Config:
       context_length, vocab_size, eos_token_id, text: as in `clip_vit_config.Config`.
       geometry: how the whole image became a view in the checkpoint's training, a name
         of `item_jax.views.GEOMETRIES`. It is no part of the towers.
+      cleaning: as in `clip_vit_config.Config`.
     """
 
     embed_dim: int
@@ -95,6 +98,7 @@ class Config:
     eos_token_id: int
     text: TransformerConfig
     geometry: str = "clip"
+    cleaning: str = "lower"
 
 
 def read_config(files: CheckpointFiles) -> Config | None:
@@ -160,6 +164,7 @@ def read_config(files: CheckpointFiles) -> Config | None:
         eos_token_id=open_clip_eos(parts, text.vocab_size),
         text=text.transformer,
         geometry=pre.geometry,
+        cleaning=open_clip_cleaning(parts),
     )
 
 
@@ -170,7 +175,8 @@ def digest_text(config: Config) -> str:
     at the value that all CLIP ResNets had before.
     """
     fields = dataclasses.asdict(config)
-    del fields["geometry"]  # views are stored with their own
+    for name in ("geometry", "cleaning"):  # embeddings are stored with their own
+        del fields[name]
     return repr(fields)
 
 

@@ -38,6 +38,7 @@ __all__ = [
     "pad_tokens",
     "param_shapes",
     "read_config",
+    "text_cleaning",
     "tokenize",
 ]
 
@@ -189,6 +190,7 @@ def load_tokenizer(files: CheckpointFiles, config: Config) -> Any:
     from transformers import CLIPTokenizer
 
     source = files.source
+    files.check_downloads(TOKENIZER_FILES)
     _check_tokenizer_kind(files)
     try:
         tokenizer = CLIPTokenizer.from_pretrained(str(files.folder))
@@ -248,6 +250,11 @@ def _check_tokenizer_kind(files: CheckpointFiles) -> None:
         )
 
 
+def text_cleaning(config: Config) -> str:
+    """Returns how texts were cleaned in the training, see `text_cleaning.CLEANINGS`."""
+    return config.cleaning
+
+
 def tokenize(
     tokenizer: Any, texts: Sequence[str], config: Config
 ) -> tuple[list[list[int]], np.ndarray]:
@@ -255,7 +262,7 @@ def tokenize(
 
     Args:
       tokenizer: of `load_tokenizer`.
-      texts: longer than `context_length` tokens is cut, the EOS kept.
+      texts: cleaned; longer than `context_length` tokens is cut, the EOS kept.
       config: the checkpoint's.
 
     Returns:

@@ -18,10 +18,12 @@ from item_jax.towers.checks import (
     MOST_WIDTH,
     MOST_WORDS,
     check_keys,
+    part,
     size,
     view_and_patch,
 )
 from item_jax.towers.key_tables import HF_HARMLESS
+from item_jax.towers.text_cleaning import OPEN_CLIP_CLEANINGS
 from item_jax.towers.transformer import TransformerConfig
 
 
@@ -40,6 +42,8 @@ class Config:
       vision, text: the two transformers.
       geometry: how the whole image became a view in the checkpoint's training, a name
         of `item_jax.views.GEOMETRIES`. It is no part of the towers.
+      cleaning: of texts in its training, a name of `text_cleaning.CLEANINGS`: `lower`,
+        as in openai/CLIP, unless a file of open_clip says otherwise.
     """
 
     embed_dim: int
@@ -53,6 +57,7 @@ class Config:
     vision: TransformerConfig
     text: TransformerConfig
     geometry: str = "clip"
+    cleaning: str = "lower"
 
 
 def read_config(files: CheckpointFiles) -> Config | None:
@@ -149,6 +154,17 @@ def _read_open_clip(raw: dict[str, Any], where: str, source: str) -> Config:
         vision=open_clip_config.vision_transformer(parts, activation),
         text=text.transformer,
         geometry=pre.geometry,
+        cleaning=open_clip_cleaning(parts),
+    )
+
+
+def open_clip_cleaning(parts: open_clip_config.Parts) -> str:
+    """Returns how open_clip's own tokenizer cleans texts: `lower` by default."""
+    where = f"{parts.where}, text_cfg, tokenizer_kwargs"
+    row = part(parts.text, "tokenizer_kwargs", f"{parts.where}, text_cfg")
+    check_keys(row, where, read=("clean",), harmless={})
+    return choices.check(
+        f"{where}, clean", row.get("clean", "lower"), OPEN_CLIP_CLEANINGS
     )
 
 
@@ -166,8 +182,8 @@ def digest_text(config: Config) -> str:
 
     Heads and caches store that checksum. So this text must stay as it is whatever
     fields `Config` may get: a new field may only add to it where it is not at the
-    value that all CLIP ViTs had before. `geometry` stays out of it: views are stored
-    with their own.
+    value that all CLIP ViTs had before. `geometry` and `cleaning` stay out of it:
+    embeddings are stored with their own.
     """
 
     def transformer(c: TransformerConfig) -> str:

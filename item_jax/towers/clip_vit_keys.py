@@ -98,6 +98,7 @@ OPEN_CLIP_TEXT = (
     "mlp_ratio",
     "eos_id",
     "pool_type",
+    "tokenizer_kwargs",
 )
 OPEN_CLIP_TEXT_HARMLESS = _OPEN_CLIP_HARMLESS | {
     "bos_id": ANY,
@@ -109,7 +110,6 @@ OPEN_CLIP_TEXT_HARMLESS = _OPEN_CLIP_HARMLESS | {
     "pad_id": ANY,  # padding stands behind the EOS, where no position looks
     "proj_bias": (False,),
     "proj_type": ("linear",),
-    "tokenizer_kwargs": (None, {}),
 }
 
 # ---- Where each parameter is in a checkpoint ----------------------------------------

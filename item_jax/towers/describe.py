@@ -59,12 +59,18 @@ def describe(
         outputs = getattr(module, "image_outputs", None)
         if outputs:
             facts += [(f"output {k}", str(list(v))) for k, v in outputs(config).items()]
+        cleaning = getattr(module, "text_cleaning", None)
+        if cleaning:
+            facts.append(("texts cleaned", cleaning(config)))
         facts += [("warning", str(guess.message)) for guess in guesses]
         tokenizer = module.load_tokenizer(checkpoint, config)
         facts.append(("tokenizer", type(tokenizer).__name__))
         if layout is not None and not checkpoint.remote:
             paths = checkpoint.weights(layout)
             facts.append(("weights", ", ".join(p.name for p in paths)))
+            others = [files.chosen for files in checkpoint.others(module.LAYOUTS)]
+            if others:
+                facts.append(("other weights", ", ".join(others)))
         if load:
             load_towers(source, revision=revision, family=family)
             facts.append(("tensors", "all there, every one used, all finite"))

@@ -8,8 +8,8 @@ from item_jax import choices, files
 from item_jax.towers.checkpoint import CheckpointFiles
 from item_jax.towers.checks import open_clip_kind
 
-# What a family defines; README.md says what each is. `digest_text` and `image_outputs`
-# are optional.
+# What a family defines; README.md says what each is. `digest_text`, `image_outputs` and
+# `text_cleaning` are optional.
 FAMILY_NEEDS = (
     "LAYOUTS",
     "TOKENIZER_FILES",

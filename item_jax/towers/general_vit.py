@@ -33,7 +33,6 @@ from item_jax.towers.general_vit_keys import LAYOUTS
 from item_jax.towers.outputs import EMBEDDING, embedded, joined
 from item_jax.towers.patches import normalised, patch_rows
 from item_jax.towers.pooling import attend_once
-from item_jax.towers.text_cleaning import CLEANINGS
 from item_jax.towers.transformer import (
     ACTIVATIONS,
     LayerNorm,
@@ -55,6 +54,7 @@ __all__ = [
     "pad_tokens",
     "param_shapes",
     "read_config",
+    "text_cleaning",
     "tokenize",
 ]
 
@@ -268,6 +268,7 @@ def load_tokenizer(files: CheckpointFiles, config: Config) -> Any:
         raise ValueError(
             f"{source} has no tokenizer: none of {', '.join(TOKENIZER_FILES)}"
         )
+    files.check_downloads(there)
     for name in there:
         if name.endswith(".json"):
             files.json(name)
@@ -313,14 +314,19 @@ def load_tokenizer(files: CheckpointFiles, config: Config) -> Any:
     return tokenizer
 
 
+def text_cleaning(config: Config) -> str:
+    """Returns how texts were cleaned in the training, see `text_cleaning.CLEANINGS`."""
+    return config.text.cleaning
+
+
 def tokenize(
     tokenizer: Any, texts: Sequence[str], config: Config
 ) -> tuple[list[list[int]], np.ndarray]:
-    """Returns the token ids of each text, cleaned, and which had to be cut.
+    """Returns the token ids of each text, and which had to be cut.
 
     Args:
       tokenizer: of `load_tokenizer`.
-      texts: longer than `context_length` tokens is cut, the last token kept.
+      texts: cleaned; longer than `context_length` tokens is cut, the last token kept.
       config: the checkpoint's.
 
     Returns:
@@ -331,9 +337,9 @@ def tokenize(
       ValueError: naming the text, for a token beyond the vocabulary.
     """
     c = config.text
-    length, clean = c.context_length, CLEANINGS[c.cleaning]
+    length = c.context_length
     # It would warn of long texts, not knowing that they are cut here.
-    encoded = tokenizer([clean(t) for t in texts], truncation=False, verbose=False)
+    encoded = tokenizer(list(texts), truncation=False, verbose=False)
     ids: list[list[int]] = encoded["input_ids"]
     cut = np.array([len(row) > length for row in ids], bool)
     ids = [row if len(row) <= length else row[: length - 1] + row[-1:] for row in ids]

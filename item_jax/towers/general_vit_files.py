@@ -37,6 +37,7 @@ from item_jax.towers.preprocessing import (
     hugging_face,
     open_clip,
 )
+from item_jax.towers.text_cleaning import OPEN_CLIP_CLEANINGS
 from item_jax.towers.transformer import TransformerConfig
 
 
@@ -347,7 +348,7 @@ def _open_clip_text(
         cleaning=choices.check(
             f"{where}, tokenizer_kwargs.clean",
             tokenizer.get("clean", "whitespace"),
-            keys.OPEN_CLIP_CLEANINGS,
+            OPEN_CLIP_CLEANINGS,
         ),
         zero_sep=choices.check(
             f"{where}, tokenizer_kwargs.strip_sep_token",

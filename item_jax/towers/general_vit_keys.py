@@ -86,7 +86,6 @@ OPEN_CLIP_TEXT = (
     "norm_kwargs",
     "proj_bias",
     "proj_type",
-    "tokenizer_kwargs",
 )
 OPEN_CLIP_TEXT_HARMLESS = OPEN_CLIP_BLOCKS_HARMLESS | {
     "bos_id": ANY,
@@ -97,7 +96,6 @@ OPEN_CLIP_TEXT_HARMLESS = OPEN_CLIP_BLOCKS_HARMLESS | {
     "tokenizer_mode": (None, ""),
 }
 
-OPEN_CLIP_CLEANINGS = ("whitespace", "lower", "canonicalize")
 
 TIMM_VISION = ("image_size", "timm_model_name")
 TIMM_VISION_HARMLESS: dict[str, Any] = {

@@ -19,9 +19,12 @@ import numpy as np
 
 from item_jax import choices, files
 from item_jax.sharding import RowFunction, ShardedFunction
-from item_jax.towers.checkpoint import open_checkpoint, read_params
+from item_jax.towers import two_sets
+from item_jax.towers.checkpoint import open_checkpoint
 from item_jax.towers.families import read_config
 from item_jax.towers.outputs import EMBEDDING, split
+from item_jax.towers.tensors import read_params
+from item_jax.towers.text_cleaning import CLEANINGS, checked
 
 # Short names lead to repositories that ship safetensors of OpenAI's weights.
 SHORT_NAMES = {
@@ -51,6 +54,8 @@ class Towers:
       params: nested dictionary of NumPy arrays, with the trees "vision" and "text".
       dtype: "float32" or "bfloat16", of weights and activations.
       tokenizer: what the family's `load_tokenizer` returned.
+      text_cleaning: how texts are cleaned before they are tokenised, a name of
+        `item_jax.towers.text_cleaning.CLEANINGS`.
     """
 
     def __init__(
@@ -63,11 +68,12 @@ class Towers:
         dtype: str,
         tokenizer: Any,
         digested: Sequence[Path] = (),
+        text_cleaning: str = "none",
     ):
         """Prefer `load_towers`.
 
         Args:
-          name, family, config, params, dtype, tokenizer: see the class.
+          name, family, config, params, dtype, tokenizer, text_cleaning: see the class.
           module: the family itself.
           digested: the files that `checkpoint_sha256` is made of, in order.
         """
@@ -77,6 +83,7 @@ class Towers:
         self.params = params
         self.dtype = dtype
         self.tokenizer = tokenizer
+        self.text_cleaning = choices.check("text_cleaning", text_cleaning, CLEANINGS)
         self._module = module
         self._digested = tuple(digested)
         self._encoders: dict[Any, ShardedFunction] = {}
@@ -254,7 +261,7 @@ class Towers:
         return self._gather(encoder.stream(batches), "view", width)
 
     def tokenize(self, texts: Sequence[str]) -> tuple[list[list[int]], np.ndarray]:
-        """Returns the token ids of each text, and which texts had to be cut.
+        """Returns the token ids of each text, cleaned, and which texts had to be cut.
 
         Args:
           texts: a list of any texts.
@@ -266,10 +273,11 @@ class Towers:
         Raises:
           ValueError: if `texts` is not a list of strings.
         """
-        texts = _texts(texts)
+        texts = checked(texts)
         if not texts:
             return [], np.zeros(0, bool)
-        return self._module.tokenize(self.tokenizer, texts, self.config)
+        cleaned = list(map(CLEANINGS[self.text_cleaning], texts))
+        return self._module.tokenize(self.tokenizer, cleaned, self.config)
 
     def full_length(self, texts: Sequence[str]) -> np.ndarray:
         """Returns token ids padded to the longest text that the tower takes.
@@ -316,7 +324,7 @@ class Towers:
         Raises:
           ValueError: as `encode_text`.
         """
-        texts = _texts(texts)
+        texts = checked(texts)
         unique = sorted(set(texts))
         tokens, cut = self.tokenize(unique)
         order = sorted(range(len(unique)), key=lambda i: len(tokens[i]))
@@ -350,50 +358,32 @@ class Towers:
         return rows
 
 
-def _texts(texts: Iterable[str]) -> list[str]:
-    """Returns the texts as a list; a single one is refused, as it iterates too."""
-    if isinstance(texts, str | bytes):
-        raise ValueError(
-            f"texts are a list of strings, found a single one; pass [{texts!r:.60}]"
-        )
-    texts = list(texts)
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise ValueError(
-                f"texts are a list of strings; number {i} is {text!r:.60}, of type "
-                f"{type(text).__name__}"
-            )
-        try:
-            text.encode()
-        except UnicodeEncodeError as e:
-            raise ValueError(
-                f"text number {i} is not valid Unicode, it has a lone surrogate at "
-                f"{e.start}: {files.printable(text[:60])}"
-            ) from e
-    return texts
-
-
 def load_towers(
     source: str | Path,
     dtype: str = "float32",
     *,
     revision: str | None = None,
     family: str = "",
+    text_cleaning: str = "",
 ) -> Towers:
     """Loads the towers of a checkpoint.
 
     Args:
       source: a folder, a Hugging Face repository id, or a short name such as
-        "ViT-L-14" (see `SHORT_NAMES`).
+        "ViT-L-14" (see `SHORT_NAMES`); a file of weights in a folder (or an index of
+        shards) where it has several.
       dtype: "float32" (the reference) or "bfloat16" (fast on accelerators).
       revision: branch, tag or commit of a repository.
       family: who reads it: a name of `families()`, or `package.module[:name]`; "" asks
         each of ours.
+      text_cleaning: how texts are cleaned before they are tokenised, a name of
+        `text_cleaning.CLEANINGS`; "" cleans as in the checkpoint's training.
 
     Raises:
-      ValueError: for an unknown source, dtype or family; a checkpoint that no family
-        reads, that has no safetensors, or whose configuration, tokenizer or tensors
-        are not what the family needs (with the difference).
+      ValueError: for an unknown source, dtype, family or cleaning; a checkpoint that no
+        family reads, that has no safetensors, or whose configuration, tokenizer or
+        tensors are not what the family needs (with the difference); a folder with two
+        sets of weights that differ.
     """
     name = str(source)
     choices.check("dtype", dtype, DTYPES)
@@ -407,9 +397,23 @@ def load_towers(
     weights = checkpoint.weights(layout)
     shapes = module.param_shapes(config, DTYPES[dtype])
     params = read_params(checkpoint.source, weights, shapes, layout)
+    for other in checkpoint.others(module.LAYOUTS):
+        two_sets.compare(params, config, checkpoint.reads(layout), other, module)
     tokenizer = module.load_tokenizer(checkpoint, config)
     of_tokenizer = map(checkpoint.folder.joinpath, module.TOKENIZER_FILES)
     digested = [*weights, *(p for p in of_tokenizer if p.is_file())]
     if not checkpoint.remote:
-        name = str(checkpoint.folder.resolve())  # a saved head finds it from anywhere
-    return Towers(name, family, module, config, params, dtype, tokenizer, digested)
+        # Absolute, so that a saved head finds it from anywhere.
+        name = str(checkpoint.folder.resolve() / checkpoint.chosen)
+    trained = getattr(module, "text_cleaning", lambda config: "none")
+    return Towers(
+        name,
+        family,
+        module,
+        config,
+        params,
+        dtype,
+        tokenizer,
+        digested,
+        text_cleaning or trained(config),
+    )

@@ -23,12 +23,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from item_jax import files
+from item_jax import files, views
 from item_sidecars import models, run
 from item_sidecars.batches import Job, Step
 
 STEPS = 20
 """There and back each; DIRE, `timestep_respacing ddim20`."""
+
+GEOMETRY = "short_side"
+"""How an image becomes a square, see `squared`. Maps say it, so that those of versions
+that cut the middle at full size are not mixed with these."""
 
 _PURPOSE = "reconstructions"
 
@@ -142,33 +146,26 @@ class ReconstructStep(Step):
 def squared(image: np.ndarray, size: int) -> Any:
     """Returns an image as the model takes it, float32 [3, size, size] in [-1, 1].
 
-    As DIRE's program: a square is resized (bicubic, without antialiasing); of others
-    the middle is cut at full size. Where that is too small, which DIRE would pad with
-    gray, the short side is resized first.
+    As the loader of DIRE's guided-diffusion (`center_crop_arr`): halved with a box
+    filter while the short side is at least twice `size`, the short side resized to
+    `size` (bicubic, in Pillow, on uint8), the middle square. Of a picture so oblong
+    that the resized one would exceed `views.MAX_PIXELS`, the ends are cut off first.
 
     Args:
       image: uint8 [H, W, 3].
-      size: of the square.
+      size: side of the square in pixels.
     """
     torch = models.require("torch", _PURPOSE)
-    x = torch.from_numpy(image.copy()).permute(2, 0, 1).float() / 127.5 - 1
-    height, width = x.shape[1:]
-
-    def resized(x: Any, height: int, width: int) -> Any:
-        return torch.nn.functional.interpolate(
-            x[None], size=(height, width), mode="bicubic", align_corners=False
-        )[0]
-
-    if height != width:
-        short = min(height, width)
-        if short < size:
-            height, width = (
-                max(size, round(s * size / short)) for s in (height, width)
-            )
-            x = resized(x, height, width)
-        top, left = round((height - size) / 2), round((width - size) / 2)
-        x = x[:, top : top + size, left : left + size]
-    return x if x.shape[1] == size else resized(x, size, size)
+    picture = Image.fromarray(views.ends_off(image, size))
+    while min(picture.size) >= 2 * size:
+        half = (picture.width // 2, picture.height // 2)
+        picture = picture.resize(half, Image.Resampling.BOX)
+    scale = size / min(picture.size)
+    whole = (round(picture.width * scale), round(picture.height * scale))
+    x = np.asarray(picture.resize(whole, Image.Resampling.BICUBIC))
+    top, left = (x.shape[0] - size) // 2, (x.shape[1] - size) // 2
+    x = x[top : top + size, left : left + size].astype(np.float32) / 127.5 - 1
+    return torch.from_numpy(x.transpose(2, 0, 1).copy())
 
 
 def load(model: str, steps: int, dtype: str, local_rank: int) -> Reconstructor:
@@ -241,6 +238,7 @@ def load(model: str, steps: int, dtype: str, local_rank: int) -> Reconstructor:
             **identity,
             "steps": steps,
             "size": int(c.sample_size),
+            "geometry": GEOMETRY,
             "dtype": dtype,
             "diffusers": diffusers.__version__,
         },
