@@ -171,9 +171,9 @@ def test_the_readmes_claims_are_those_of_the_script():
         ]
     assert len(found["robustness"]) == 9
     for name, own in found["robustness"].items():
-        low, high = own["item"]["less clean"]["interval_95"]
-        lost = own["item"]["less clean"]["difference"]
-        lost = f"{lost:+.1f} ({low:+.1f} to {high:+.1f})"
+        less = own["item"]["less clean"]
+        low, high = less["interval_95"]
+        lost = f"{less['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
         assert cells(name.replace(":", ", severity "))[2] == lost
 
 
@@ -208,10 +208,13 @@ def test_papers_claims_are_what_the_papers_compare(scripts):
 
 def test_training_images_are_drawn_with_replacement_class_by_class(scripts):
     import claims
-    from item_jax import testing
+    from item_jax.embeddings import Embeddings
     from item_jax.train import TrainingSet
 
-    part = testing.random_embeddings(40)
+    rows = [{"key": str(i), "label": ("real", "fake")[i % 3 == 0]} for i in range(40)]
+    none = np.zeros((0, 2), np.float32)
+    own = np.arange(80, dtype=np.float32).reshape(40, 2)
+    part = Embeddings(rows, own, own, none, none, np.zeros(41, np.int64))
     half = [part.take(np.arange(25)), part.take(np.arange(25, 40))]
     data = TrainingSet(half, {}, {})
     counts = np.bincount(part.labels, minlength=2).tolist()
@@ -222,6 +225,8 @@ def test_training_images_are_drawn_with_replacement_class_by_class(scripts):
         keys = [row["key"] for p in drawn.parts for row in p.rows]
         assert np.bincount(labels, minlength=2).tolist() == counts
         assert len(set(keys)) < len(keys)
+        for p in drawn.parts:  # an image keeps its embedding
+            assert (p.image_emb[:, 0] == [2 * int(r["key"]) for r in p.rows]).all()
         seen.append(keys)
         again = claims.drawn(data, seed)
         assert [row["key"] for p in again.parts for row in p.rows] == keys

@@ -11,7 +11,7 @@ Each of the `--draws` heads of a variant is trained with its own seed on its own
 of the training images, real and fake, with replacement. An interval over these heads
 covers the choice of training images, the seed and the test images; one over seeds on
 the same training images is too narrow. Such heads see fewer different images than one
-trained on all of them, whose AUC is up to two points higher. Both sides of a difference
+trained on all of them, whose AUC is about two points higher. Both sides of a difference
 score the same images. Holm's correction is over the claims of one training set; a claim
 holds, or fails, if p stays below .05 after it.
 """
