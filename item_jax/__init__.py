@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from item_jax.towers.towers import Towers as Towers
     from item_jax.towers.towers import load_towers as load_towers
     from item_jax.train import fit_method as fit_method
-    from item_jax.train import training_set as training_set
+    from item_jax.training_data import training_set as training_set
 
 __version__ = "0.2.0"
 
@@ -39,7 +39,7 @@ _PUBLIC = {
     "Embeddings": "embeddings",
     "EmbeddingCache": "cache",
     "embed_records": "embed",
-    "training_set": "train",
+    "training_set": "training_data",
     "fit_method": "train",
     "FittedMethod": "fitted",
     "evaluate_methods": "evaluate",
@@ -56,7 +56,7 @@ _MODULES = (
     *("protocol", "published", "records", "report", "report_tables"),
     *("results", "settings", "sharding", "shards", "sidecar_runs"),
     *("state_dicts", "statistics", "tables", "testing", "thresholds", "torch_files"),
-    *("towers", "train", "training_loop", "views", "workdir"),
+    *("towers", "train", "training_data", "training_loop", "views", "workdir"),
 )
 __all__ = [*_PUBLIC, *_MODULES]
 

@@ -13,7 +13,8 @@ from item_jax.experiments import get, output
 from item_jax.experiments.artefact import Artefact
 from item_jax.experiments.study import Missing
 from item_jax.records import Record, write_records
-from item_jax.train import fit_method, training_set
+from item_jax.train import fit_method
+from item_jax.training_data import training_set
 from item_jax.workdir import Workdir
 
 # What others may write into keys, captions and names.

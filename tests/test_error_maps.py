@@ -22,7 +22,8 @@ from item_jax.embeddings import Embeddings
 from item_jax.error_maps import ErrorMaps
 from item_jax.methods import dire
 from item_jax.pixels import Pictures
-from item_jax.train import fit_method, training_set
+from item_jax.train import fit_method
+from item_jax.training_data import training_set
 from item_sidecars import reconstruct, run
 from item_sidecars.ranks import Ranks
 

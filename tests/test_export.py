@@ -123,12 +123,12 @@ def test_programs_elsewhere_give_the_scores_of_the_detector(evaluated, onnx, tmp
 def test_every_form_of_d_and_a_temperature(
     evaluated, towers, config, tmp_path, name, changes, calibration
 ):
-    from item_jax import cache, train
+    from item_jax import cache, train, training_data
 
     for field, value in changes.items():
         config.misalignment[field] = value
     config.train.epochs = 1
-    data = train.training_set(cache.EmbeddingCache(evaluated.cache()), config)
+    data = training_data.training_set(cache.EmbeddingCache(evaluated.cache()), config)
     (method,) = train.fit_method(name, data, config)
     if calibration:
         method.config["calibration"] = calibration | {

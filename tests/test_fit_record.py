@@ -17,6 +17,7 @@ from item_jax import (
     settings,
     tables,
     train,
+    training_data,
     training_loop,
 )
 from item_jax.__main__ import main
@@ -67,7 +68,7 @@ def data_of(*parts):
         "records_sha256": "",
     }
     embedding = settings.embedding(towers, config_lib.default(), {})
-    return train.TrainingSet(list(parts), embedding, facts)
+    return training_data.TrainingSet(list(parts), embedding, facts)
 
 
 class Pictures:

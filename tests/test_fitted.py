@@ -19,7 +19,8 @@ from item_jax.embeddings import Embeddings
 from item_jax.fitted import FittedMethod, load_seeds
 from item_jax.methods._classifier import Classifier
 from item_jax.pixels import Pictures
-from item_jax.train import fit_method, training_set
+from item_jax.train import fit_method
+from item_jax.training_data import training_set
 
 BEFORE = Path(__file__).parent / "data" / "version_0.1"
 

@@ -40,7 +40,7 @@ STOREYS = [
     {"embeddings", "pipeline", "pixels", "error_maps", "shards", "cache"},
     {"training_loop", "early_stopping", "embed"},
     {"methods"},
-    {"fitted", "method_files", "published", "outside_scores"},
+    {"fitted", "method_files", "published", "outside_scores", "training_data"},
     {"train", "fit_records", "evaluate", "thresholds", "evidence"},
     {"detector", "hub", "export", "onnx_files"},
     {"plots", "figures"},

@@ -209,7 +209,7 @@ def test_papers_claims_are_what_the_papers_compare(scripts):
 def test_training_images_are_drawn_with_replacement_class_by_class(scripts):
     import claims
     from item_jax.embeddings import Embeddings
-    from item_jax.train import TrainingSet
+    from item_jax.training_data import TrainingSet
 
     rows = [{"key": str(i), "label": ("real", "fake")[i % 3 == 0]} for i in range(40)]
     none = np.zeros((0, 2), np.float32)

@@ -22,7 +22,8 @@ from item_jax.records import write_records
 from item_jax.towers import clip_resnet, clip_vit, outputs
 from item_jax.towers.attention import HEADS_FIRST, WRITTEN_OUT
 from item_jax.towers.towers import Towers, load_towers
-from item_jax.train import fit_method, training_set
+from item_jax.train import fit_method
+from item_jax.training_data import training_set
 
 NAMES = ("pooled", "class_tokens", "block_tokens")
 

@@ -309,7 +309,8 @@ def test_the_choice_is_part_of_the_fingerprint(photos, towers, config, tmp_path)
 def test_a_detector_does_what_its_head_was_trained_on(photos, towers, config, tmp_path):
     from item_jax.detector import ItemDetector
     from item_jax.evaluate import evaluate_methods
-    from item_jax.train import fit_method, training_set
+    from item_jax.train import fit_method
+    from item_jax.training_data import training_set
 
     root, records = photos
     plain = embed_records(records, towers, config, images=root, folder=tmp_path / "p")

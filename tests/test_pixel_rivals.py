@@ -19,7 +19,8 @@ from item_jax.fitted import FittedMethod
 from item_jax.methods import _augment, _network, _pictures, npr, resnet50
 from item_jax.methods._resnet import ResNet
 from item_jax.pixels import Pictures
-from item_jax.train import adapted, fit_method, training_set
+from item_jax.train import adapted, fit_method
+from item_jax.training_data import training_set
 
 
 def count(module, size):

@@ -8,7 +8,8 @@ from item_jax.embed import embed_records
 from item_jax.evaluate import evaluate_methods
 from item_jax.records import Record
 from item_jax.tables import table
-from item_jax.train import fit_method, training_set
+from item_jax.train import fit_method
+from item_jax.training_data import training_set
 
 
 def rows(*groups):

@@ -15,7 +15,8 @@ from item_jax.evaluate import evaluate_methods
 from item_jax.fitted import FittedMethod
 from item_jax.methods import unifd
 from item_jax.tables import table
-from item_jax.train import fit_method, train, training_set
+from item_jax.train import fit_method, train
+from item_jax.training_data import training_set
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,8 @@ from item_jax import train as train_lib
 from item_jax.cache import EmbeddingCache
 from item_jax.embed import embed_records
 from item_jax.fitted import FittedMethod, load_seeds
-from item_jax.train import fit_method, train, training_set
+from item_jax.train import fit_method, train
+from item_jax.training_data import training_set
 
 
 @pytest.fixture(scope="module")

@@ -74,7 +74,7 @@ OPTIONS = (
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from item_jax import methods, tensorboard
+    from item_jax import methods, tensorboard, training_data
     from item_jax import train as train_lib
     from item_jax.cache import EmbeddingCache
     from item_jax.fitted import not_learned
@@ -117,7 +117,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.weights:
         return _import(arguments, cache, c, workdir, name)
     attach_images(cache, fits.values(), arguments, c)
-    data = train_lib.training_set(cache, c)
+    data = training_data.training_set(cache, c)
     start = time.perf_counter()
     events = arguments.tensorboard if is_main_process() else None
     with (

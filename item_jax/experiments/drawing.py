@@ -165,8 +165,8 @@ def dots(artefact: Artefact) -> Figure:
         axis.plot([], [], linestyle="none", label=textwrap.fill(line, 44), **style)
     marked = False
     for j, column in enumerate(columns):
-        own = [cells[line, column] for line in lines if (line, column) in cells]
-        chance = _chance(own, name)
+        there = [cells[line, column] for line in lines if (line, column) in cells]
+        chance = _chance(there, name)
         if chance is not None:
             axis.plot(
                 *([100 * chance] * 2, [j - 0.5, j + 0.5]),

@@ -15,7 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from item_jax import config as config_lib
-from item_jax import evaluate, methods, settings
+from item_jax import evaluate, methods, settings, training_data
 from item_jax import train as train_lib
 from item_jax.cache import EmbeddingCache
 from item_jax.choices import check
@@ -256,7 +256,7 @@ class Study:
             config_lib.override(config, field, value)
         images = (str(cache.folder), config.train.split, tuple(config.train.generators))
         if images not in self._training:
-            self._training[images] = train_lib.training_set(cache, config)
+            self._training[images] = training_data.training_set(cache, config)
         training = train_lib.train(
             cache,
             config,

@@ -135,7 +135,7 @@ class Classifier:
         held_out: dict[str, Any] = {}
         stopping = None
         if self.stopping is not None:
-            judges = self._pictures(validation) if validation else None
+            judges = self._data(validation) if validation else None
             data, held_out = _network.held_out(data, judges)
             stopping = EarlyStopping(self._accuracy, **self.stopping(config.train))
         steps = -(-len(data["labels"]) // config.train.batch_size)

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from item_jax import config as config_lib
-from item_jax import embed, train
+from item_jax import embed, train, training_data
 from item_jax.datasets import miniature
 from item_jax.datasets.dataset import RecordList
 from item_jax.datasets.folder import FolderDataset
@@ -62,7 +62,7 @@ def _fit(world: Path, records: list[Any], folder: Path) -> None:
     towers = load_towers(config.tower, config.dtype)
     cache = embed.embed_records(data, towers, config, folder=folder / "embeddings")
     config_lib.check(config)
-    train.fit_method("item", train.training_set(cache, config), config)[0].save(
+    train.fit_method("item", training_data.training_set(cache, config), config)[0].save(
         folder / "head"
     )
 

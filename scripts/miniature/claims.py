@@ -33,7 +33,7 @@ from item_jax import evaluate, files, protocol, statistics
 from item_jax.datasets import miniature
 from item_jax.datasets.folder import FolderDataset, label_folders
 from item_jax.experiments.robustness import KINDS, SEVERITIES
-from item_jax.train import TrainingSet
+from item_jax.training_data import TrainingSet
 
 RESULT = Path(item_jax.__file__).parent / "assets" / "miniature_claims.json"
 BOTH, GLOBAL, LOCAL = {}, {"w2": 0.0}, {"w1": 0.0}
