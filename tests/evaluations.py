@@ -86,8 +86,8 @@ def write_experiments(folder) -> list[str]:
         return {
             "method": method,
             "column": "average",
-            "n": 100,
-            "seeds": 1,
+            **{"n": 100, "n_real": 60, "n_fake": 40, "trained": False},
+            **{"seeds": 1, "covers": "test images", "chance": {"ap": 0.4}},
             "ap": ap,
             "interval_95": {"ap": (ap - 0.04, ap + 0.05)},
             "protocol": "full",

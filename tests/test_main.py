@@ -400,7 +400,7 @@ def test_index_join_embed_with_failures(tiny_clip, tmp_path):
         (["demo", "--config.seed=1"], "takes no --config option"),
         (
             ["index", "--images", ".", "--out", "o", "--config.seed=1"],
-            "train, evaluate",
+            "train, fit and paper do",
         ),
         (["embed", "--workdir", "w"], "no records at w/records.jsonl: make them with"),
         (["train", "--workdir", "w"], "`item-jax embed` makes one"),
