@@ -55,7 +55,7 @@ _MODULES = (
     *("perturb", "pipeline", "pixel_probe", "pixels", "plots"),
     *("protocol", "published", "records", "report", "report_tables"),
     *("results", "settings", "sharding", "shards", "sidecar_runs"),
-    *("statistics", "tables", "testing", "thresholds", "torch_files"),
+    *("state_dicts", "statistics", "tables", "testing", "thresholds", "torch_files"),
     *("towers", "train", "training_loop", "views", "workdir"),
 )
 __all__ = [*_PUBLIC, *_MODULES]

@@ -19,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class EmbeddingCache:
       manifest: `{schema, embedding, records, records_sha256, shard_size, storage,
         shards, real_sources}`; `embedding` as `item_jax.settings` describes it.
       made: shards that `embed_records` made in this process, by number: why the one
-        that was there was damaged, or None where there was none.
+        that was there could not stay (damage, changed images), or None.
       images: key -> the image, for methods that read pixels; None until it is set, to
         an `item_jax.pixels.Pictures`.
     """
@@ -351,13 +351,25 @@ def _numbers(folder: Path) -> list[int]:
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    raw = files.read_json(path)
+    try:
+        raw = files.read_json(path)
+        if raw.get("schema") == SCHEMA:
+            _check_manifest(raw, path)
+    except ValueError as e:
+        raise ValueError(
+            f"{e}. Delete {path} and run `item-jax embed` again, with the same options "
+            "as before: whole shards stay"
+        ) from e
     schema = raw.get("schema")
     if schema != SCHEMA:
         raise ValueError(
             f"{path} is of schema {schema!r}; this version reads {SCHEMA!r}. Delete "
             f"{path.parent} and run `item-jax embed` again"
         )
+    return raw
+
+
+def _check_manifest(raw: Mapping[str, Any], path: Path) -> None:
     settings.check(raw, path)
     for name in ("records", "shard_size", "shards"):
         files.field(raw, name, int, path)
@@ -376,4 +388,3 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             f"{path}: {records} records in shards of {size} are not {raw['shards']} "
             "shards"
         )
-    return raw

@@ -49,25 +49,49 @@ _TURNING_TEXTS = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")
 _SMALL = 2**16  # bytes of compressed text, at most 64 MiB when inflated
 
 
+def png_damage(data: bytes) -> str:
+    """Says what is wrong with the chunks of a PNG without pixels, "" for nothing."""
+    for kind, chunk, is_whole in _png_chunks(data):
+        name = kind.decode("ascii", "backslashreplace")
+        if kind == b"IEND":
+            break
+        if kind[0] & _ANCILLARY and not is_whole:
+            return f"chunk {name} is cut off"
+        if kind[0] & _ANCILLARY and not _is_sound(chunk):
+            return f"chunk {name} has a wrong checksum"
+    return ""
+
+
+_ANCILLARY = 0x20  # a small first letter (ISO 15948, 5.4)
+
+
 def _png(data: bytes, turned: bool) -> bytes | None:
-    """Keeps the critical chunks (ISO 15948, 5.4: a capital first letter)."""
-    kept, position, pixels = [data[:8]], 8, False
-    while position + 8 <= len(data):
-        length = int.from_bytes(data[position : position + 4], "big")
-        kind = data[position + 4 : position + 8]
-        chunk = data[position : position + 12 + length]
-        if not kind[0] & 0x20:
+    """Keeps the critical chunks."""
+    kept, pixels = [data[:8]], False
+    for kind, chunk, is_whole in _png_chunks(data):
+        if not kind[0] & _ANCILLARY:
             kept.append(chunk)
             pixels |= kind == b"IDAT"
             if kind == b"IEND":
                 break
-        elif position + 12 + length > len(data):
-            break  # cut off, or its length is wrong
-        elif turned and _png_turns(kind, chunk[8:-4]):
-            crc = zlib.crc32(chunk[4:-4]).to_bytes(4, "big")
-            kept += [chunk] * (chunk[-4:] == crc)
-        position += 12 + length
+        elif not is_whole:
+            break  # or its length is wrong
+        elif turned and _png_turns(kind, chunk[8:-4]) and _is_sound(chunk):
+            kept.append(chunk)
     return b"".join(kept) if pixels else None
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
+    """Yields the kind of each chunk, the chunk, and whether it is there to its end."""
+    position = 8
+    while position + 8 <= len(data):
+        end = position + 12 + int.from_bytes(data[position : position + 4], "big")
+        yield data[position + 4 : position + 8], data[position:end], end <= len(data)
+        position = end
+
+
+def _is_sound(chunk: bytes) -> bool:
+    return zlib.crc32(chunk[4:-4]).to_bytes(4, "big") == chunk[-4:]
 
 
 def _png_turns(kind: bytes, body: bytes) -> bool:

@@ -283,7 +283,7 @@ def towers_of(
     if towers is None and folder is not None:
         name = hub.find_towers(name, folder)
     revision = None
-    if not Path(name).is_dir():
+    if not Path(name).exists():
         name, _, revision = name.partition("@")
     try:
         return load_towers(

@@ -6,9 +6,11 @@ The one place where the costly part of ITEM runs, for a whole benchmark into a c
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from item_jax.cache import EmbeddingCache
 from item_jax.datasets import dataset as datasets
 from item_jax.datasets.dataset import Dataset, RecordList
 from item_jax.embeddings import OUTPUTS, Embeddings, Row, check_finite
+from item_jax.images import ImageError, file_of
 from item_jax.pipeline import ImageViews
 from item_jax.progress import progress
 from item_jax.records import Record
@@ -167,6 +170,8 @@ def _row(image: ImageViews) -> Row:
     }
     if image.error is not None:  # it begins with the stage that failed
         row["stage"] = image.error.partition(":")[0]
+    if image.file is not None:
+        row["file"] = image.file
     return row
 
 
@@ -183,7 +188,7 @@ def embed_records(
     """Embeds a data set into a cache; begun work goes on where it stopped.
 
     Every shard that is there is read and compared with its checksums: a damaged one is
-    made again.
+    made again, and so is one of whose image files some have changed since.
 
     Args:
       data: all images, in a fixed order; or a list of records, with `images`.
@@ -197,8 +202,8 @@ def embed_records(
         failed on is part of the records and stays as it is.
 
     Returns:
-      The finished cache; its `made` says which shards were made now, and which of them
-      because they were damaged. In a multi-process run each process embeds every
+      The finished cache; its `made` says which shards were made now, and why those that
+      were there had to be. In a multi-process run each process embeds every
       `process_count`-th shard on its own devices and the cache may lack those of
       processes that are still at work.
 
@@ -231,9 +236,12 @@ def embed_records(
     share = slice(jax.process_index(), None, jax.process_count())
     mine = range(cache.manifest["shards"])[share]
     cache.made = cache.faults(mine)
-    if retry_failed:
-        whole = (i for i in mine if i not in cache.made)
-        cache.made |= {i: None for i in whole if _unread(cache.rows(i))}
+    for i in mine:
+        if i not in cache.made:
+            rows = cache.rows(i)
+            changed = _changed(data, cache, i, rows, threads=config.embed.threads)
+            if changed or (retry_failed and _unread(rows)):
+                cache.made[i] = changed
     pending = sorted(cache.made)
     shards = [range(len(data))[i * size : (i + 1) * size] for i in pending]
     order = [number for numbers in shards for number in numbers]
@@ -250,6 +258,52 @@ def embed_records(
             if failed:
                 bar.set_postfix(failed=failed)
     return cache
+
+
+def _changed(
+    data: Dataset, cache: EmbeddingCache, shard: int, rows: list[Row], *, threads: int
+) -> str | None:
+    """Says how many images of a shard have changed since they were embedded.
+
+    A file of another size has; one of another time is read and its digest compared.
+    Data sets that are not image files are not looked at, nor are files that are gone.
+
+    Args:
+      data: the data set.
+      cache: its cache.
+      shard: the shard's number.
+      rows: of the shard.
+      threads: how many files are asked about at once.
+
+    Returns:
+      Why the shard has to be made again, or None.
+    """
+    root = getattr(data, "image_root", None)
+    if root is None:
+        return None
+    first = shard * cache.manifest["shard_size"]
+
+    def has_changed(i: int) -> bool:
+        known = rows[i].get("file")
+        if known is None:
+            return False
+        try:
+            status = file_of(root, rows[i]["key"]).stat()
+            if status.st_size != known["bytes"]:
+                return True
+            if status.st_mtime_ns == known.get("mtime_ns"):
+                return False
+            found = hashlib.sha256(data.read(first + i)).hexdigest()
+        except (OSError, ImageError):
+            return False
+        return found != known["sha256"]
+
+    with ThreadPoolExecutor(threads) as pool:
+        changed = np.flatnonzero(list(pool.map(has_changed, range(len(rows)))))
+    if not len(changed):
+        return None
+    key = rows[changed[0]]["key"]
+    return f"{len(changed)} of {len(rows)} image files changed, such as {key!r}"
 
 
 def _unread(rows: Iterable[Row]) -> bool:

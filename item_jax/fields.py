@@ -40,7 +40,9 @@ OUTPUTS = ("pooled", "class_tokens", "block_tokens")
 FIELDS: dict[str, Field] = {
     "seed": Field(0, "of everything random; not in the paper", least=0),
     "tower": Field(
-        "ViT-L-14", "CLIP model: short name, Hugging Face id or folder; ITEM IV-A"
+        "ViT-L-14",
+        "CLIP model: short name, Hugging Face id, folder, or a file of weights in it; "
+        "ITEM IV-A",
     ),
     "tower_family": Field(
         "", "its architecture; empty: found by the checkpoint's files", outside=True

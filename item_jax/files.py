@@ -6,10 +6,12 @@ so that damage is a `ValueError` that names file and line, never a traceback.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -222,6 +224,28 @@ def field(row: Mapping[str, Any], name: str, kind: type | tuple, where: object) 
         names = " or ".join("null" if k is type(None) else k.__name__ for k in kinds)
         raise ValueError(f"{where}: {name!r} is {_short(value)}; expected {names}")
     return value
+
+
+def what_is_wrong(path: str | Path) -> str:
+    """Says why there is no regular file to be read at a path; "" if there is one.
+
+    It follows links, and opens nothing but a regular file: a FIFO would wait.
+    """
+    path = Path(path)
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode):
+            open(path, "rb").close()
+            return ""
+    except OSError as e:
+        if e.errno not in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
+            return printable(e.strerror)
+        if not path.is_symlink():
+            return "missing"
+        loop = e.errno == errno.ELOOP
+        target = printable(os.readlink(path))
+        return f"a link to {'a loop' if loop else 'nothing'} ({target})"
+    return "a folder" if stat.S_ISDIR(mode) else "not a regular file"
 
 
 def sha256(path: str | Path) -> str:

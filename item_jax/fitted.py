@@ -184,7 +184,7 @@ class FittedMethod:
         if 0 < images < FEW:
             text += "; few images"
         if self.learned is False:
-            text += f"; it did not learn them (training AUC {self.train_auc:.2f})"
+            text += f"; it did not learn them (training AUC {self.train_auc:.3f})"
         c = self.calibration
         if c:
             text += (
@@ -316,9 +316,14 @@ def not_learned(name: str, seeds: Sequence[FittedMethod]) -> list[str]:
     if not failed:
         return []
     of = f" in {len(failed)} of {len(seeds)} seeds" if len(seeds) > 1 else ""
-    shown = ", ".join(f"{auc:.2f}" for auc in failed)
+    shown = ", ".join(f"{auc:.3f}" for auc in failed)
+    found = (
+        f"{name} did not learn{of}: AUC {shown} on its own training images (below "
+        f"{LEARNED:g}; chance is 0.5)"
+    )
+    if (seeds[0].config.get("fit") or {}).get("epochs") is None:
+        return [f"{found}. What it reads tells little about them"]
     return [
-        f"{name} did not learn{of}: AUC {shown} on its own training images (chance is "
-        "0.50). Its figures are those of a failed training, not of the method; train "
-        "it longer, or with another learning rate or more images"
+        f"{found}. Before its figures are taken for the method's: try more epochs, "
+        "another learning rate or more images"
     ]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, JpegImagePlugin
 
-from item_jax import images
+from item_jax import containers, images
 from item_jax.perturb import encode_jpeg
 
 
@@ -28,8 +28,8 @@ class Header:
       subsampling: of the chroma of a JPEG: 0 is 4:4:4, 1 4:2:2, 2 4:2:0; else -1.
       progressive: whether the JPEG is.
       exif, icc: whether there is an EXIF block, a colour profile.
-      damaged: why metadata in front of the pixels could not be read; "" if they could.
-        `exif` and `icc` are then of what is left.
+      damaged: why metadata could not be read; "" if they could. `exif` and `icc` are
+        then of what is left.
       bytes: of the file.
       sha256: of the file.
     """
@@ -69,7 +69,8 @@ def _header(data: bytes, name: str, image: Image.Image) -> Header:
         progressive=bool(image.info.get("progressive")),
         exif=bool(image.info.get("exif")) or (name == "PNG" and b"eXIf" in data[:4096]),
         icc=bool(image.info.get("icc_profile")),
-        damaged=image.info.get(images.DAMAGED, ""),
+        damaged=image.info.get(images.DAMAGED)
+        or (containers.png_damage(data) if name == "PNG" else ""),
         bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
     )

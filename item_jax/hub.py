@@ -142,18 +142,20 @@ def find_towers(name: str, folder: Path) -> str:
       folder: of the method.
 
     Returns:
-      A folder that is there, or `name`.
+      A folder, or a file of weights in one, that is there; or `name`.
     """
     path = Path(name)
-    if path.is_dir() or (not path.is_absolute() and "/" in name):
+    if path.exists() or (not path.is_absolute() and "/" in name):
         return name
     parts = path.parts[1:] if path.is_absolute() else path.parts
     for above in list(folder.resolve().parents)[:ABOVE]:
         for start in range(len(parts)):
             moved = above.joinpath(*parts[start:])
-            if (moved / "config.json").is_file() or (
-                moved / "open_clip_config.json"
-            ).is_file():
+            beside = moved.parent if moved.is_file() else moved
+            if moved.exists() and any(
+                (beside / config).is_file()
+                for config in ("config.json", "open_clip_config.json")
+            ):
                 return str(moved)
     return name
 

@@ -95,10 +95,7 @@ def read_bytes(root: str | os.PathLike, key: str) -> bytes:
     """
     if PurePosixPath(key).is_absolute() or ".." in PurePosixPath(key).parts:
         raise ImageError("the key must be a path relative to the root, without '..'")
-    path = Path(root, key)
-    if not os.path.lexists(path):
-        decomposed = Path(root, unicodedata.normalize("NFD", key))
-        path = decomposed if os.path.lexists(decomposed) else path
+    path = file_of(root, key)
     try:
         # Asked twice: opening a device can do something, so it is not opened; and what
         # was opened may no longer be what was asked about.
@@ -124,6 +121,15 @@ def read_bytes(root: str | os.PathLike, key: str) -> bytes:
         raise
     except ValueError as error:  # a NUL or a lone surrogate in the key
         raise ImageError(f"the key is not a file name: {error}") from error
+
+
+def file_of(root: str | os.PathLike, key: str) -> Path:
+    """Returns the file of a key, whose name may be in decomposed Unicode."""
+    path = Path(root, key)
+    if not os.path.lexists(path):
+        decomposed = Path(root, unicodedata.normalize("NFD", key))
+        path = decomposed if os.path.lexists(decomposed) else path
+    return path
 
 
 def _open_at_once(path: str, flags: int) -> int:

@@ -63,7 +63,8 @@ class Cell:
     Attributes:
       value: as it is printed.
       centre: the true value that has this mean.
-      images: its number.
+      images: their number.
+      errors: how many the variance is measured by: 2 n t (1 - t) for the smaller class.
       influence: float32 `[n]`, of a vector of length 1; the product of two of them,
         over the images that they share, is the correlation of two figures.
     """
@@ -71,6 +72,7 @@ class Cell:
     value: float
     centre: float
     images: int
+    errors: float
     influence: np.ndarray
     _true: np.ndarray
     _distance: np.ndarray
@@ -126,6 +128,7 @@ def cell(labels: np.ndarray, scores: np.ndarray, figure: str, threshold: float) 
         value=value,
         centre=centre,
         images=len(labels),
+        errors=errors,
         influence=_unit(joint).astype(np.float32),
         _true=curve.true,
         _distance=distance,

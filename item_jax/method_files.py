@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import math
 import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -87,46 +85,33 @@ def read(
 
 
 def _check_there(path: Path) -> None:
-    """Refuses what is not a readable file, saying what is there instead."""
-    try:
-        mode = path.stat().st_mode
-        if stat.S_ISREG(mode):  # opening a FIFO would wait
-            open(path, "rb").close()
-            return
-    except OSError as e:
-        raise ValueError(_why_none(path, e)) from e
-    what = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
-    raise ValueError(f"no fitted method in {path.parent}: {path.name} is {what}")
-
-
-def _why_none(path: Path, error: OSError) -> str:
-    """Says why a file of a fitted method cannot be opened."""
+    """Refuses what is no readable file, saying what it is, or what its folder is."""
+    wrong = files.what_is_wrong(path)
+    if not wrong:
+        return
     folder = path.parent
     text = f"no fitted method in {folder}"
     if not os.path.lexists(folder):
-        return f"{text}: there is no such folder"
-    for place in (folder, path):
-        name = "it" if place == folder else place.name
-        if place.is_symlink() and not place.exists():
-            what = "a loop" if error.errno == errno.ELOOP else "nothing"
-            target = files.printable(os.readlink(place))
-            return f"{text}: {name} is a link to {what} ({target})"
+        raise ValueError(f"{text}: there is no such folder")
     if not folder.is_dir():
-        return f"{text}: it is not a folder"
-    if os.path.lexists(path):
-        return f"{text}: {path.name}: {error.strerror}"
+        what = files.what_is_wrong(folder) or "not a folder"
+        raise ValueError(f"{text}: it is {what}")
+    if wrong != "missing":
+        raise ValueError(f"{text}: {path.name} is {wrong}")
     if (folder / "open_clip_config.json").is_file():
-        return f"{text}: it is a checkpoint of open_clip"
+        raise ValueError(f"{text}: it is a checkpoint of open_clip")
     below = {
         name: place
         for name, place in Workdir(folder).methods().items()
-        if os.access(place / "config.json", os.R_OK)
+        if not files.what_is_wrong(place / "config.json")
     }
     if not below:
-        return f"{text}: {path.name} is missing"
+        raise ValueError(f"{text}: {path.name} is missing")
     named = [p.relative_to(folder).as_posix() for p in below.values()]
     first = next(iter(below.values()))
-    return f"{text} itself; it has {', '.join(named)}: did you mean {str(first)!r}?"
+    raise ValueError(
+        f"{text} itself; it has {', '.join(named)}: did you mean {str(first)!r}?"
+    )
 
 
 def _check_config(config: Mapping[str, Any], path: Path) -> None:

@@ -126,6 +126,9 @@ def read(
 
 def _read(path: Path) -> dict[str, float]:
     by_key: dict[str, float] = {}
+    wrong = files.what_is_wrong(path)
+    if wrong:
+        raise ValueError(f"no file of scores {path}: it is {wrong}")
     try:
         with open(path, newline="", encoding="utf-8-sig") as f:
             lines = csv.reader(f)
@@ -140,8 +143,6 @@ def _read(path: Path) -> dict[str, float]:
                 if key in by_key:
                     raise ValueError(f"{where}: {_told(key)} has a score already")
                 by_key[key] = _score(row[1], f"{where}: {_told(key)}")
-    except FileNotFoundError as e:
-        raise ValueError(f"no file of scores {path}") from e
     except (UnicodeDecodeError, csv.Error, ValueError) as e:
         raise ValueError(f"{path}: {e}") from e
     return by_key

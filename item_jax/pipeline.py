@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import grain
 import numpy as np
@@ -34,12 +36,15 @@ class ImageViews:
       objects: the K objects kept, best score first.
       error: why the image cannot be embedded, or None; it begins with "sidecar: ",
         "caption: " or "image: ".
+      file: `bytes` and `sha256` of the image file, and its `mtime_ns` where it is a
+        file of its own; None if it was not read.
     """
 
     record: Record
     views: np.ndarray
     objects: tuple[Object, ...] = ()
     error: str | None = None
+    file: dict[str, Any] | None = None
 
 
 # -------------------------------------------------------------------------- one image
@@ -57,17 +62,31 @@ def load(
       image_size: S, pixels.
     """
     record = dataset.record(number)
-    error = _unusable(record)
+    error, file = _unusable(record), None
     if error is None:
         try:
+            time = _modified(dataset, record)
             data = dataset.read(number)
+            digest = hashlib.sha256(data).hexdigest()
+            file = {"bytes": len(data), "sha256": digest} | time
             pixels = images.count_pixels(data, max_pixels=config.data.max_pixels)
             with IN_FLIGHT.hold(pixels):
-                return _cut(record, data, config, image_size)
+                cut = _cut(record, data, config, image_size)
+                return dataclasses.replace(cut, file=file)
         except images.ImageError as e:
             error = f"image: {record.key!r}: {e}"
     nothing = np.zeros((0, image_size, image_size, 3), np.uint8)
-    return ImageViews(record, nothing, error=error)
+    return ImageViews(record, nothing, error=error, file=file)
+
+
+def _modified(dataset: Dataset, record: Record) -> dict[str, int]:
+    root = getattr(dataset, "image_root", None)
+    if root is None:
+        return {}
+    try:
+        return {"mtime_ns": images.file_of(root, record.key).stat().st_mtime_ns}
+    except (OSError, ValueError):  # reading it says what is wrong
+        return {}
 
 
 def _unusable(record: Record) -> str | None:

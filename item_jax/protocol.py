@@ -31,8 +31,8 @@ come last. For comparison only. The evidence is that ACC of k right images of 1,
 15 x 128 gives the printed cells of sets with 2,000 images: in Tables 1 and 2 of TIDY
 9 of its 9 such cells (WFIR and UniFD's eight), of ITEM's own row there 3 of 9, in
 Table III of ITEM 10 of 10, with 1,408 = 11 x 128 on DALLE-2 and 1,024 = 8 x 128 on
-Midjourney. Six cells of ITEM's row were printed anew and do not fit: how they were computed is not
-known.
+Midjourney. Six cells of ITEM's row were printed anew and do not fit: how they were
+computed is not known.
 """
 
 MAX_SAMPLE, FALLBACK = 1000, 100

@@ -18,7 +18,14 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from item_jax import files, method_files, methods, settings, torch_files
+from item_jax import (
+    files,
+    method_files,
+    methods,
+    settings,
+    state_dicts,
+    torch_files,
+)
 from item_jax.cache import EmbeddingCache
 from item_jax.embeddings import Embeddings
 from item_jax.fitted import FittedMethod
@@ -68,6 +75,12 @@ def tensors(path: str | Path, *, skip: Sequence[str] = ()) -> Weights:
     if not path.is_file():
         what = "a folder" if path.is_dir() else "no regular file"
         raise ValueError(f"{path} is {what}" if path.exists() else f"no weights {path}")
+    with open(path, "rb") as f:
+        if f.read(20).startswith(b"version https://git-"):
+            raise ValueError(
+                f"{path} is a Git LFS pointer, not the file: run `git lfs pull` "
+                "or download the file"
+            )
     if path.suffix == ".safetensors":
         found, notes = _safetensors(path, skip)
     else:
@@ -78,8 +91,8 @@ def tensors(path: str | Path, *, skip: Sequence[str] = ()) -> Weights:
 def _safetensors(path: Path, skip: Sequence[str]):
     try:
         with safe_open(path, "np") as f:
-            named, notes = torch_files.without_prefixes({k: k for k in f.keys()})
-            kept, left = torch_files.without(named, skip)
+            named, notes = state_dicts.without_prefixes({k: k for k in f.keys()})
+            kept, left = state_dicts.without(named, skip)
             found = {name: f.get_tensor(stored) for name, stored in kept.items()}
     except (SafetensorError, OSError, TypeError, AttributeError) as e:
         raise ValueError(f"{path} is not a whole safetensors file: {e}") from e

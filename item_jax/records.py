@@ -100,7 +100,8 @@ class Record:
       label: "real", "fake" or None when unknown.
       benchmark, generator, split: where the image belongs; "" when unknown. The real
         images a generator is tested against carry its name too.
-      caption: p of ITEM Eq. 1, or None when there is none.
+      caption: p of ITEM Eq. 1, or None when there is none; one that shows nothing, see
+        `is_blank`, becomes None.
       objects: the grounded objects of ITEM Eq. 5, all candidates the grounder stored.
       error: why a sidecar gave nothing usable for this image, or None.
 
@@ -139,6 +140,8 @@ class Record:
             raise ValueError(
                 f"objects of {self.key!r} are not a list: {self.objects!r}"
             )
+        if self.caption is not None and is_blank(self.caption):
+            object.__setattr__(self, "caption", None)
         key = unicodedata.normalize("NFC", self.key.replace(os.sep, "/"))
         object.__setattr__(self, "key", key)
         objects = tuple(

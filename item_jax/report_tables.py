@@ -78,10 +78,8 @@ def _ends(ends: Sequence[float] | None) -> str:
 
 def signed(value: float, ends: Sequence[float] | None) -> str:
     """Returns a difference in percent with its interval."""
-    shown = f"{100 * value:+.2f}"
-    if ends:
-        shown += f" <small>{100 * ends[0]:+.1f} to {100 * ends[1]:+.1f}</small>"
-    return shown
+    small = ends and f" <small>{100 * ends[0]:+.1f} to {100 * ends[1]:+.1f}</small>"
+    return f"{100 * value:+.2f}{small or ''}"
 
 
 def p_value(p: float | None) -> str:
@@ -226,13 +224,14 @@ def _compared(
     for name, method in results["methods"].items():
         macro, ends = method[figures], method[f"{figures}_interval_95"]
         own = method.get("difference", {}).get(figures, {}).get("auc")
+        learnt = [auc for auc in method["train_auc"] if auc is not None]
         rows.append(
             [
                 escaped(name) + "~" * (name in marked),
                 *(percent(macro.get(f), ends.get(f)) for f in shown),
                 signed(own["value"], own["interval_95"]) if own else "-",
                 p_value(own["p_holm"]) if own else "-",
-                _training_auc(method["train_auc"]),
+                tables.span(learnt, ".3f") if learnt else "-",
             ]
         )
     base = tables.chance(results) if figures == "macro" else None
@@ -243,14 +242,6 @@ def _compared(
         f"{counts['n_real']:,} real and {counts['n_fake']:,} fake images"
     )
     return table(caption, head, rows, total=bool(base))
-
-
-def _training_auc(each: Sequence[float | None]) -> str:
-    known = [auc for auc in each if auc is not None]
-    if not known:
-        return "-"
-    ends = dict.fromkeys(percent(end) for end in (min(known), max(known)))
-    return " to ".join(ends)
 
 
 def _paired(results: Mapping[str, Any], first: str, others: Sequence[str]) -> str:
@@ -322,17 +313,21 @@ def calibration(results: Mapping[str, Any]) -> str:
                 *(percent(macro.get(figure)) for figure in figures.values()),
                 *(
                     "-" if macro.get(figure) is None else f"{macro[figure]:.3f}"
-                    for figure in ("ece_balanced", "nll", "brier")
+                    for figure in ("ece_balanced", "ece_balanced_floor", "nll", "brier")
                 ),
             ]
         )
-    head = ["Method", "Threshold", *figures, "ECE", "log loss", "Brier"]
+    base = tables.chance(results)
+    if base:
+        rows.append([base[0], "", *[percent(base[1]["acc"])] * 3, *[""] * 6])
+    head = ["Method", "Threshold", *figures, "ECE", "its floor", "log loss", "Brier"]
     caption = (
-        "means over generators, percent; the best threshold is found on the test "
-        "images themselves and cannot be had in use; false alarms and fakes found are "
-        "those of a threshold fitted by `item-jax calibrate`"
+        f"means over generators, percent; {tables.counts_text(results)}; the best "
+        "threshold is found on the test images themselves and cannot be had in use; "
+        "false alarms and fakes found are those of a threshold fitted by `item-jax "
+        "calibrate`; floor: the ECE of perfect probabilities on so many images"
     )
-    return table(caption, head, rows, text=(1,))
+    return table(caption, head, rows, text=(1,), total=bool(base))
 
 
 def failures(results: Mapping[str, Any]) -> str:

@@ -71,9 +71,10 @@ def read(folder: str | Path) -> Results:
     """
     path, table = Path(folder) / "results.json", Path(folder) / "scores.csv"
     for file in (path, table):
-        if not file.is_file():
+        wrong = files.what_is_wrong(file)
+        if wrong:
             raise ValueError(
-                f"no results in {folder}: {file.name} is missing; `item-jax evaluate` "
+                f"no results in {folder}: {file.name} is {wrong}; `item-jax evaluate` "
                 "writes it"
             )
     summary = files.read_json(path)

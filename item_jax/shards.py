@@ -322,6 +322,11 @@ def _check_row(row: Row, where: str) -> None:
     row.setdefault("label", None)
     for name in ("benchmark", "generator", "split"):
         files.field(row, name, str, where)
+    if "file" in row:
+        files.field(row, "file.bytes", int, where)
+        files.field(row, "file.sha256", str, where)
+        if "mtime_ns" in row["file"]:
+            files.field(row, "file.mtime_ns", int, where)
     status = files.field(row, "status", str, where)
     if status == "failed":
         for name in ("error", "stage"):

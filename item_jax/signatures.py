@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import fnmatch
 import functools
+import os
 import re
 
 # Bytes at the beginning (? for any) and what they mean; the first that fits counts.
@@ -41,6 +42,58 @@ def looks_like(data: bytes) -> str:
     if text:
         return f"text, beginning {text.splitlines()[0][:24]!r}"
     return f"unknown data, beginning 0x{bytes(data[:16]).hex()}"
+
+
+AGAIN = "download it again, with `hf download` or `git lfs pull`"
+
+
+def download_fault(path: str | os.PathLike) -> str:
+    """Says what stands in the place of a checkpoint's file after a failed download.
+
+    Args:
+      path: of a file: weights (safetensors), JSON or text.
+
+    Returns:
+      What it is and what to do; "" if nothing is wrong with it at first sight.
+    """
+    try:
+        size = os.stat(path).st_size
+        with open(path, "rb") as f:
+            head = f.read(512)
+    except OSError:
+        return ""
+    weights = os.fspath(path).endswith(".safetensors")
+    if not size:
+        return f"is empty (0 bytes); {AGAIN}"
+    if weights and head[8:9] == b"{":
+        return _cut_off(path, int.from_bytes(head[:8], "little"), size)
+    if head.startswith(b"version https://git-lfs"):
+        return f"is a Git LFS pointer, not the file itself; {AGAIN}"
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
+        return f"is a web page, perhaps an error message, not the file; {AGAIN}"
+    if weights and head.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x04")):
+        return (
+            "is a pickled file of PyTorch under another name; save its tensors with "
+            "safetensors.torch.save_file"
+        )
+    if weights and (text := _text(head).strip()):
+        return f"is text, beginning {text.splitlines()[0][:60]!r}; {AGAIN}"
+    return ""
+
+
+_LONGEST_HEADER = 100_000_000  # bytes, as in safetensors itself
+
+
+def _cut_off(path: str | os.PathLike, length: int, size: int) -> str:
+    """Says whether a safetensors file ends before its last tensor does."""
+    if length > _LONGEST_HEADER:
+        return ""
+    with open(path, "rb") as f:
+        f.seek(8)
+        header = f.read(length)
+    ends = re.findall(rb'"data_offsets"\s*:\s*\[\s*\d+\s*,\s*(\d{1,15})', header)
+    needed = 8 + length + max(map(int, ends), default=0)
+    return f"is cut off: {size:,} of {needed:,} bytes; {AGAIN}" if size < needed else ""
 
 
 def _text(data: bytes) -> str:

@@ -315,24 +315,26 @@ class Estimates:
         rows: list[np.ndarray] = []
         weights: list[float] = []
         value = centre = 0.0
-        seeds: list[tuple[float, int]] = []  # variance of the mean over seeds, degrees
-        std = None
+        spread: list[float] = []
         for side, sign in zip(sides, (1, -1)):
             own = [[self._cell(c, figure, name) for name in names] for c in side]
             k = len(side)
             value += sign * float(np.mean([[c.value for c in row] for row in own]))
             by_seed = [np.mean([c.centre for c in row]) for row in own]
             centre += sign * float(np.mean(by_seed))
-            if k > 1:
-                seeds.append((float(np.var(by_seed, ddof=1)) / k, k - 1))
-                std = float(
-                    np.std([np.mean([c.value for c in row]) for row in own], ddof=1)
-                )
+            spread.append(float(np.var(by_seed, ddof=1)) if k > 1 else 0.0)
             for row in own:
                 cells += row
                 rows += [self._rows[name] for name in names]
                 weights += [sign / (k * len(names))] * len(names)
-        total = _Sum(cells, np.array(weights), _products(cells, rows), centre, seeds)
+        total = _Sum(
+            cells,
+            np.array(weights),
+            _products(cells, rows),
+            centre,
+            [len(side) for side in sides],
+            spread,
+        )
         bounds = (0.0, 1.0) if len(sides) == 1 else (-1.0, 1.0)
         low, high = (min(max(x, bounds[0]), bounds[1]) for x in total.ends(1 - level))
         images = np.unique(np.concatenate([self._rows[name] for name in names]))
@@ -346,7 +348,7 @@ class Estimates:
             n_real=len(images) - n_fake,
             n_fake=n_fake,
             seeds=len(sides[0]),
-            std=None if pair else std,
+            std=None if pair or len(sides[0]) == 1 else spread[0] ** 0.5,
             p=total.p() if pair else None,
             other_seeds=len(sides[1]) if pair else None,
         )
@@ -357,48 +359,74 @@ class _Sum:
     """A weighted sum of figures that vary together.
 
     Attributes:
-      cells: the figures.
-      weights: float `[C]`.
+      cells: the figures, by method, seed and group.
+      weights: float `[C]`, below zero for the method that is subtracted.
       correlations: float `[C, C]`.
       centre: the sum of what the figures lie around.
-      seeds: of each method with several seeds, the variance that they give the sum, and
-        its degrees of freedom.
+      seeds: number of seeds of each method.
+      spread: of each method, the variance over its seeds (n - 1); 0 for one seed.
     """
 
     cells: list[Cell]
     weights: np.ndarray
     correlations: np.ndarray
     centre: float
-    seeds: list[tuple[float, int]]
+    seeds: list[int]
+    spread: list[float]
 
     def ends(self, outside: float) -> tuple[float, float]:
         """Returns the interval outside which the truth lies with a probability."""
         found = {id(c): c.ends(outside) for c in self.cells}
         low, high = np.array([found[id(c)] for c in self.cells]).T
         middle = np.array([c.centre for c in self.cells])
-        plus = self.weights > 0
-        down = self.weights * np.where(plus, middle - low, high - middle)
-        up = self.weights * np.where(plus, high - middle, middle - low)
-        if not plus.all():
-            # Errors that two methods share cancel only if both have one length.
-            down = up = (
-                self.weights * (((middle - low) ** 2 + (high - middle) ** 2) / 2) ** 0.5
-            )
+        down, up = middle - low, high - middle
+        if len(self.seeds) > 1:
+            # What both methods share cancels only if both have errors of one length.
+            down = up = ((down**2 + up**2) / 2) ** 0.5
         return (
             self.centre - self._reach(down, outside),
             self.centre + self._reach(up, outside),
         )
 
-    def _reach(self, parts: np.ndarray, outside: float) -> float:
-        images = max(0.0, float(parts @ self.correlations @ parts))
-        variances, degrees = zip(*self.seeds) if self.seeds else ((), ())
-        if not sum(variances):
-            return images**0.5
+    def _reach(self, distances: np.ndarray, outside: float) -> float:
         normal = -float(ndtri(outside / 2))
-        student = -float(stdtrit(_welch(variances, degrees), outside / 2))
-        own = images / normal**2
+        own = self._images(self.weights * distances) / normal**2
+        variances = [v / k for v, k in zip(self.spread, self.seeds)]
+        if not sum(variances):
+            return normal * own**0.5
+        degrees = _welch(variances, [max(k - 1, 1) for k in self.seeds])
+        student = -float(stdtrit(degrees, outside / 2))
         total = own + sum(variances)
         return (normal * own + student * sum(variances)) / total**0.5
+
+    def _images(self, parts: np.ndarray) -> float:
+        """Adds up what images move, but for what they move in one seed and not in all.
+
+        That is in the variance over seeds already.
+        """
+        many = sum(self.seeds)
+        each = len(parts) // many
+        # Few errors say little of how much figures share: of one method they are taken
+        # to share more than measured, of two methods less.
+        errors = min(c.errors for c in self.cells)
+        known = errors / (errors + 1)
+        same = self.weights[:, None] * self.weights > 0
+        shared = known * self.correlations + (1 - known) * same
+        np.fill_diagonal(shared, 1)
+        products = parts[:, None] * shared * parts
+        products = products.reshape(many, each, many, each).sum((1, 3))
+        total, start = 0.0, 0
+        for k in self.seeds:
+            own = products[start : start + k, start : start + k]
+            if k > 1:
+                total += (own.sum() - own.trace()) * k / (k - 1)
+            else:
+                total += own.sum()
+            start += k
+        if len(self.seeds) > 1:
+            first = self.seeds[0]
+            total += 2 * products[:first, first:].sum()
+        return max(0.0, float(total))
 
     def p(self) -> float:
         """Returns the p at which the interval reaches zero."""
@@ -418,7 +446,7 @@ class _Sum:
 
 
 def _welch(variances: Sequence[float], degrees: Sequence[int]) -> float:
-    """Degrees of freedom of a sum of variances (Welch 1947, Satterthwaite 1946)."""
+    """Degrees of freedom of a sum of variances, not all 0 (Welch 1947)."""
     each = sum(v**2 / d for v, d in zip(variances, degrees))
     return sum(variances) ** 2 / each
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from item_jax import files
@@ -113,8 +113,7 @@ def counts_text(results: Mapping[str, Any]) -> str:
     parts = []
     for label in ("real", "fake"):
         counts = {own[f"n_{label}"] for own in results["generators"].values()} or {0}
-        ends = dict.fromkeys(f"{end:,}" for end in (min(counts), max(counts)))
-        parts.append(f"{' to '.join(ends)} {label}")
+        parts.append(f"{span(counts, ',')} {label}")
     each = " a generator" if len(results["generators"]) > 1 else ""
     return f"{' + '.join(parts)} images{each}"
 
@@ -246,6 +245,13 @@ def cut(name: str, most: int = WIDEST) -> str:
     return f"{name[:start]}...{name[len(name) - (most - 3 - start) :]}"
 
 
+def span(values: Iterable[float], form: str) -> str:
+    """Returns the least and the largest value as text, once if they look the same."""
+    known = list(values)
+    ends = [format(value, form) for value in (min(known), max(known))]
+    return " to ".join(dict.fromkeys(ends))
+
+
 def _percent(value: float | None, width: int) -> str:
     return f"{'-':>{width}}" if value is None else f"{100 * value:{width}.2f}"
 
@@ -349,9 +355,8 @@ def threshold(method: Mapping[str, Any]) -> str:
     c = method["calibration"]
     if not c:
         return str(method["threshold"])
-    ends = [f"{end(method['thresholds']):.4f}" for end in (min, max)]
-    text = " to ".join(dict.fromkeys(ends))
-    each = " (each seed its own)" if ends[0] != ends[1] else ""
+    text = span(method["thresholds"], ".4f")
+    each = " (each seed its own)" if " to " in text else ""
     return (
         f"{text}{each}, fitted for {100 * c['fpr']:g}% false alarms on "
         f"{c['n_real']} real images of split {c['split']!r}"

@@ -90,6 +90,7 @@ def save_random_clip(
     write_json(folder / "config.json", config)
     tensors = _random_tensors(config, np.random.default_rng(seed))
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors.index.json").unlink(missing_ok=True)  # of older shards
     save_character_tokenizer(folder)
     return folder
 

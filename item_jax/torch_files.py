@@ -18,14 +18,14 @@ import io
 import math
 import pickletools
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
-from item_jax import files
+from item_jax import files, state_dicts
 
 DTYPES = {
     "torch FloatStorage": np.float32,
@@ -39,24 +39,18 @@ DTYPES = {
     "torch ByteStorage": np.uint8,
     "torch BoolStorage": np.bool_,
 }
-DICTIONARIES = (
-    *("collections OrderedDict", "collections defaultdict", "collections Counter"),
-)
+DICTIONARIES = ("OrderedDict", "defaultdict", "Counter")
+"""Of `collections`."""
 REBUILD = "torch._utils _rebuild_tensor_v2"
 PARAMETER = "torch._utils _rebuild_parameter"
-KNOWN = (*DICTIONARIES, REBUILD, PARAMETER, *DTYPES)
+KNOWN = (*(f"collections {n}" for n in DICTIONARIES), REBUILD, PARAMETER, *DTYPES)
 
 PASSED_OVER = (
     *("argparse Namespace", "_codecs encode", "copy_reg _reconstructor"),
     *("collections deque", "torch Size", "torch device", "torch dtype"),
     *("torch float16", "torch float32", "torch float64", "torch bfloat16"),
-    *(
-        f"__builtin__ {name}"
-        for name in (
-            *("set", "frozenset", "list", "dict", "tuple", "complex", "bytearray"),
-            *("int", "float", "bool", "str", "object", "slice", "range"),
-        )
-    ),
+    *("__builtin__ set", "__builtin__ list", "__builtin__ dict", "__builtin__ tuple"),
+    *("__builtin__ int", "__builtin__ float", "__builtin__ str", "__builtin__ object"),
 )
 """Names of classes whose objects training code leaves beside the tensors."""
 
@@ -66,16 +60,6 @@ PASSED_OVER_MODULES = (
 )
 """Modules whose objects, too, are passed over. None of them is imported."""
 
-WRAPPERS = (
-    *("state_dict", "model_state_dict", "model", "net", "network", "module"),
-    *("params", "weights"),
-)
-"""Keys under which training code saves a state dictionary, the first that is there
-being taken: Lightning's, PyTorch's tutorials', CNNDetection's and its heirs'."""
-
-PREFIXES = ("module.", "_orig_mod.", "model.")
-"""What DataParallel, torch.compile and Lightning modules put before every name."""
-
 LARGEST = 2**32
 """Bytes of a file."""
 LARGEST_PICKLE = 2**24
@@ -83,9 +67,8 @@ LARGEST_PICKLE = 2**24
 MOST_ENTRIES = 100_000
 MOST_AXES = 32
 """Of a tensor: fewer than NumPy allows."""
-DEEPEST = 4
-"""Dictionaries inside each other in which a state dictionary is looked for."""
-
+LONGEST = 600
+"""Characters of a message."""
 CONVERT = (
     "convert it with PyTorch, if you trust it: "
     "torch.save(torch.load(FILE, weights_only=False){}, NEW)"
@@ -93,13 +76,7 @@ CONVERT = (
 
 
 class Saved(NamedTuple):
-    """The tensors of a file.
-
-    Attributes:
-      tensors: name -> array.
-      notes: what was taken from the file and what was left, a phrase each; empty for a
-        plain dictionary of tensors.
-    """
+    """Arrays by name, and what was taken from a checkpoint and left, a phrase each."""
 
     tensors: dict[str, np.ndarray]
     notes: list[str]
@@ -137,8 +114,7 @@ def read(path: str | Path, *, skip: Sequence[str] = ()) -> Saved:
     """Reads the tensors of a state dictionary, or of a checkpoint around one.
 
     A checkpoint is a dictionary such as `{"model": ..., "optimizer": ..., "epoch": 3}`,
-    whose state dictionary stands under one of `WRAPPERS`, or is the only dictionary of
-    tensors in it. A prefix of `PREFIXES` that all names have is taken off.
+    in which the state dictionary is found as `item_jax.state_dicts` describes.
 
     Args:
       path: of a file that `torch.save` of PyTorch 1.6 or later wrote.
@@ -157,12 +133,6 @@ def read(path: str | Path, *, skip: Sequence[str] = ()) -> Saved:
         size = path.stat().st_size
         if size > LARGEST:
             raise ValueError(f"{size} bytes; at most {LARGEST} are read")
-        with open(path, "rb") as f:
-            if f.read(20).startswith(b"version https://git-"):
-                raise ValueError(
-                    "a Git LFS pointer, not the file itself: run `git lfs pull`, or "
-                    "download the file"
-                )
         with zipfile.ZipFile(path) as archive:
             return _read(archive, size, tuple(skip))
     except zipfile.BadZipFile as e:
@@ -173,7 +143,7 @@ def read(path: str | Path, *, skip: Sequence[str] = ()) -> Saved:
     except FileNotFoundError as e:
         raise ValueError(f"no weights {path}") from e
     except (ValueError, OSError, EOFError, RuntimeError, NotImplementedError) as e:
-        raise ValueError(f"{path}: {e}") from e
+        raise ValueError(f"{path}: {str(e)[:LONGEST]}") from e
 
 
 def _read(archive: zipfile.ZipFile, size: int, skip: tuple[str, ...]) -> Saved:
@@ -191,11 +161,9 @@ def _read(archive: zipfile.ZipFile, size: int, skip: tuple[str, ...]) -> Saved:
     if order in entries and _bytes(archive, entries, order, 16) != b"little":
         raise ValueError("its numbers are not in little-endian order")
     program = _bytes(archive, entries, pickles[0], LARGEST_PICKLE)
-    found, notes = _picked(_run(program))
-    found, prefixes = without_prefixes(found)
-    notes += prefixes
-    kept, left = without(found, skip)
-    notes += left
+    found, notes = state_dicts.picked(_run(program), _Tensor, _told)
+    found, prefixes = state_dicts.without_prefixes(found)
+    kept, left = state_dicts.without(found, skip)
     arrays: dict[str, np.ndarray] = {}
     read: dict[_Storage, bytes] = {}
     total = 0
@@ -207,120 +175,7 @@ def _read(archive: zipfile.ZipFile, size: int, skip: tuple[str, ...]) -> Saved:
         if total > 2 * size:  # some share their storage, but not thousands
             raise ValueError(f"tensors of {total} bytes or more in a file of {size}")
         arrays[name] = _array(name, tensor, read[own])
-    return Saved(arrays, notes)
-
-
-# ------------------------------------------------------------ which of the tensors
-
-
-def _picked(found: Any) -> tuple[dict[str, _Tensor], list[str]]:
-    """Returns the state dictionary of what was saved, and notes."""
-    notes: list[str] = []
-    while True:
-        if not isinstance(found, dict):
-            raise ValueError(
-                f"it holds {_told(found)}, not a dictionary of tensors by name"
-            )
-        if _is_optimizer(found):
-            raise ValueError("it holds the state of an optimizer and no weights")
-        holders = [key for key, value in found.items() if _holds_tensors(value, set())]
-        named = [key for key in WRAPPERS if key in holders]
-        own = {key: v for key, v in found.items() if isinstance(v, _Tensor)}
-        if named or (not own and len(holders) == 1):
-            key = (named or holders)[0]
-            notes.append(_note("took", [key]))
-            if len(found) > 1:
-                notes.append(_note("left", [k for k in found if k != key]))
-            found = found[key]
-        elif own:
-            break
-        elif holders:
-            raise ValueError(
-                f"it holds {len(holders)} dictionaries of tensors: "
-                f"{', '.join(map(_told, holders[:6]))}. Save the one you mean: "
-                f"torch.save(torch.load(FILE)[{_told(holders[0])}], NEW)"
-            )
-        else:
-            what = ", ".join(f"{_told(k)} is {_told(v)}" for k, v in found.items())
-            raise ValueError(
-                f"it holds no tensors by name: {what[:300] or 'it is empty'}"
-            )
-    unnamed = [key for key in own if not isinstance(key, str)]
-    if unnamed:
-        raise ValueError(
-            f"its tensors have no names: one is under {_told(unnamed[0])}, where a "
-            "state dictionary has text such as 'fc.weight'"
-        )
-    others = [key for key in found if key not in own]
-    if others:
-        notes.append(_note("left", others))
-    return own, notes
-
-
-def _holds_tensors(value: Any, seen: set[int], depth: int = 1) -> bool:
-    """Whether a dictionary, or one in it, has a tensor that is more than a number."""
-    if not isinstance(value, dict) or id(value) in seen or depth > DEEPEST:
-        return False
-    seen.add(id(value))
-    if _is_optimizer(value):
-        return False
-    return any(
-        isinstance(own, _Tensor)
-        and len(own.size) > 0
-        or _holds_tensors(own, seen, depth + 1)
-        for own in value.values()
-    )
-
-
-def _is_optimizer(value: Mapping[Any, Any]) -> bool:
-    return "param_groups" in value and "state" in value
-
-
-def _note(what: str, keys: Sequence[Any]) -> str:
-    shown = ", ".join(map(_told, keys[:6]))
-    return f"{what} {shown}" + (f" and {len(keys) - 6} more" if len(keys) > 6 else "")
-
-
-def without_prefixes(named: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Takes off what training wrappers put before every name, and says so.
-
-    Args:
-      named: values by name.
-
-    Returns:
-      The values under the shorter names, in their order, and a note a prefix.
-    """
-    found, notes = dict(named), []
-    while prefix := _common(found):
-        found = {name.removeprefix(prefix): value for name, value in found.items()}
-        notes.append(f"without the prefix {prefix!r}")
-    return found, notes
-
-
-def _common(names: Iterable[str]) -> str:
-    names = list(names)
-    for prefix in PREFIXES:
-        if names and all(n.startswith(prefix) and n != prefix for n in names):
-            return prefix
-    return ""
-
-
-def without(
-    named: Mapping[str, Any], skip: Sequence[str]
-) -> tuple[dict[str, Any], list[str]]:
-    """Leaves out values by the beginnings of their names, and says so.
-
-    Args:
-      named: values by name.
-      skip: beginnings of names.
-
-    Returns:
-      The others, and a note for each beginning that was met.
-    """
-    kept = {n: v for n, v in named.items() if not n.startswith(tuple(skip))}
-    counts = {start: sum(n.startswith(start) for n in named) for start in skip}
-    notes = [f"left {count} tensors {s}*" for s, count in counts.items() if count]
-    return kept, notes
+    return Saved(arrays, notes + prefixes + left)
 
 
 def _entries(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
@@ -427,12 +282,7 @@ def _run(program: bytes) -> Any:
                 stack.append(_Object(pop(_Global).name))
             elif name in _APPENDS:
                 values = pop_to_mark() if name == "APPENDS" else [pop()]
-                if isinstance(stack[-1], list):
-                    stack[-1].extend(values)
-                elif not isinstance(stack[-1], _Object):
-                    raise ValueError(
-                        f"its pickle is damaged: items of {_told(stack[-1])}"
-                    )
+                _append(stack[-1], values)
             elif name == "SETITEM":
                 value, key = pop(), pop()
                 _set(stack[-1], [key, value])
@@ -455,8 +305,8 @@ def _run(program: bytes) -> Any:
 
 def _global(argument: str, program: bytes) -> _Global:
     """Returns a name that may stand in the file; nothing is looked up by it."""
-    module = argument.partition(" ")[0].partition(".")[0]
-    if argument in KNOWN or argument in PASSED_OVER or module in PASSED_OVER_MODULES:
+    top = argument.partition(" ")[0].partition(".")[0]
+    if argument in KNOWN or argument in PASSED_OVER or top in PASSED_OVER_MODULES:
         return _Global(argument)
     if b"ctorch.nn.modules" in program:
         raise ValueError(
@@ -470,7 +320,8 @@ def _global(argument: str, program: bytes) -> _Global:
 
 
 def _call(what: _Global, arguments: tuple[Any, ...]) -> Any:
-    if what.name in DICTIONARIES and len(arguments) <= 1:
+    module, _, kind = what.name.partition(" ")
+    if module == "collections" and kind in DICTIONARIES and len(arguments) <= 1:
         first = arguments[0] if arguments else None
         if first is None or isinstance(first, dict | _Global):  # `defaultdict(list)`
             return dict(first) if isinstance(first, dict) else {}
@@ -513,6 +364,13 @@ def _set(target: Any, values: list[Any]) -> None:
         if key in target:
             raise ValueError(f"it names {_told(key)} twice")
         target[key] = value
+
+
+def _append(target: Any, values: list[Any]) -> None:
+    if isinstance(target, list):
+        target.extend(values)
+    elif not isinstance(target, _Object):
+        raise ValueError(f"its pickle is damaged: items of {_told(target)}")
 
 
 def _array(name: str, tensor: _Tensor, data: bytes) -> np.ndarray:

@@ -15,14 +15,13 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from item_jax import files, methods, metrics, published, settings, training_loop
+from item_jax import files, fit_records, methods, published, settings, training_loop
 from item_jax import fitted as fitted_lib
 from item_jax.cache import EmbeddingCache
 from item_jax.choices import nearest
 from item_jax.config import FIELDS, leaves, to_json
-from item_jax.embeddings import ARRAYS, Embeddings
+from item_jax.embeddings import Embeddings
 from item_jax.fitted import FittedMethod
-from item_jax.records import LABELS
 from item_jax.sharding import barrier, is_main_process
 from item_jax.training_loop import OnEpoch
 from item_jax.workdir import PLAIN_METHOD, Workdir
@@ -41,9 +40,8 @@ class Training:
     new: bool
 
 
-JUDGED = 1000
-"""Training images of each label that the training AUC is computed on, at most: enough
-for two digits, and a network on pixels scores them in seconds. Not in the paper."""
+VALIDATION = "val"
+"""The split that judges a training, where the data have it."""
 
 NOT_FITTED = ("threshold", "baselines", "checkpoint_every")
 """Fields of `config.train` that change nothing about a state."""
@@ -58,11 +56,14 @@ class TrainingSet:
       embedding: what those depend on; see `item_jax.settings`.
       facts: `real` and `fake` (counts), `split`, `only` (the generators asked for, ()
         for all), `generators` (of the fakes), `benchmarks`, `records_sha256`.
+      validation: images of split "val" that a training may be judged on, of the same
+        generators; none if it is trained on, or has one label only.
     """
 
     parts: list[Embeddings]
     embedding: dict[str, Any]
     facts: dict[str, Any]
+    validation: list[Embeddings] = dataclasses.field(default_factory=list)
 
 
 def training_set(cache: EmbeddingCache, config: ConfigDict) -> TrainingSet:
@@ -78,19 +79,23 @@ def training_set(cache: EmbeddingCache, config: ConfigDict) -> TrainingSet:
     """
     split, only = config.train.split, tuple(config.train.generators)
     seen: dict[str, set[str]] = {}  # split -> generators of its labelled images
-    parts = []
-    for part, _ in cache:
-        for row in part.rows:
-            if row["label"] is not None:
-                seen.setdefault(row["split"], set()).add(row["generator"])
+    parts, validation = [], []
+
+    def chosen(part: Embeddings, split: str) -> list[Embeddings]:
         part = part.where(
             lambda row: (
                 row["label"] is not None
                 and cache.selects(row, split=split, generators=only)
             )
         )
-        if len(part):
-            parts.append(part)
+        return [part] if len(part) else []
+
+    for part, _ in cache:
+        for row in part.rows:
+            if row["label"] is not None:
+                seen.setdefault(row["split"], set()).add(row["generator"])
+        parts += chosen(part, split)
+        validation += chosen(part, VALIDATION) if split not in ("", VALIDATION) else []
     if split and split not in seen:
         raise ValueError(
             f"train.split: no labelled image of split {split!r}; "
@@ -105,8 +110,7 @@ def training_set(cache: EmbeddingCache, config: ConfigDict) -> TrainingSet:
                 f"{_split_text(split)}; {nearest(name, known)}"
             )
     rows = [row for part in parts for row in part.rows]
-    real = sum(row["label"] == "real" for row in rows)
-    fake = len(rows) - real
+    real, fake = _counts(parts)
     if not real or not fake:
         raise ValueError(
             f"training needs real and fake images, found {real} real and {fake} fake "
@@ -124,7 +128,14 @@ def training_set(cache: EmbeddingCache, config: ConfigDict) -> TrainingSet:
         "benchmarks": sorted({row["benchmark"] for row in rows}),
         "records_sha256": cache.manifest["records_sha256"],
     }
-    return TrainingSet(parts, cache.embedding, facts)
+    both = all(_counts(validation))
+    return TrainingSet(parts, cache.embedding, facts, validation if both else [])
+
+
+def _counts(parts: Sequence[Embeddings]) -> tuple[int, int]:
+    """How many images are real, and how many fake."""
+    labels = [row["label"] for part in parts for row in part.rows]
+    return labels.count("real"), labels.count("fake")
 
 
 def _split_text(split: str) -> str:
@@ -156,9 +167,10 @@ def fit_method(
 
     Returns:
       One fitted method per seed. Its record has what came of the fit, `fit`:
-      "train_auc", the AUC on training images (`JUDGED` of each label at most; below
-      `fitted.LEARNED` it did not learn), their number "train_auc_images", and "epochs",
-      how many it trained, which early stopping may end (None without epochs).
+      "train_auc", the AUC on training images (`fit_records.VALIDATES` of each label at
+      most; below `fitted.LEARNED` it did not learn), their number "train_auc_images",
+      and "epochs", how many it trained, which early stopping may end (None without
+      epochs).
 
     Raises:
       ValueError: for an unknown method, one that reads an output of the image tower
@@ -171,7 +183,9 @@ def fit_method(
     seeds = seeds_of(module, config)
     with training_loop.counted() as counts:
         if hasattr(module, "fit_seeds"):
-            others = {} if start is None else {"start": start}
+            others: dict[str, Any] = {} if start is None else {"start": start}
+            if getattr(module, "VALIDATES", False):
+                others["validation"] = data.validation
             states = module.fit_seeds(
                 data.parts,
                 config,
@@ -186,49 +200,8 @@ def fit_method(
         FittedMethod(_record(name, module, data, config, seed, start), state, module)
         for seed, state in zip(seeds, states)
     ]
-    sample = _sample(data.parts)
-    for k, one in enumerate(made):
-        auc = metrics.roc_auc(sample.labels, one.score(sample))
-        one.config["fit"] = {
-            "train_auc": None if auc is None else round(auc, 6),
-            "train_auc_images": len(sample),
-            "epochs": _epochs(counts, k, len(seeds)),
-        }
+    fit_records.add(made, data.parts, counts)
     return made
-
-
-def _sample(parts: Sequence[Embeddings]) -> Embeddings:
-    """The training images that a fit is judged on, evenly spaced among each label's."""
-    labels = np.concatenate([part.labels for part in parts])
-    chosen = np.zeros(len(labels), bool)
-    for label in LABELS.values():
-        own = np.flatnonzero(labels == label)
-        chosen[own[np.linspace(0, len(own) - 1, min(len(own), JUDGED)).astype(int)]] = 1
-    masks = np.split(chosen, np.cumsum([len(part) for part in parts])[:-1])
-    taken = [part.take(np.flatnonzero(mask)) for part, mask in zip(parts, masks)]
-    each = [part.arrays() for part in taken]
-    arrays = {
-        name: np.concatenate([own[name] for own in each])
-        for name in each[0]
-        if name != "object_offsets"
-    }
-    outputs = {name: arrays.pop(name) for name in set(arrays) - set(ARRAYS)}
-    counts = np.concatenate([np.diff(part.object_offsets) for part in taken])
-    return Embeddings(
-        [row for part in taken for row in part.rows],
-        **arrays,
-        object_offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        images=taken[0].images,
-        outputs=outputs,
-    )
-
-
-def _epochs(counts: Sequence[Sequence[int]], k: int, seeds: int) -> int | None:
-    """The epochs that seed k trained: of several networks a seed the most."""
-    if not counts or len(counts[-1]) % seeds:
-        return None
-    each = len(counts[-1]) // seeds
-    return max(counts[-1][k * each : (k + 1) * each])
 
 
 def adapted(
@@ -309,11 +282,15 @@ def _record(
         used["start"] = "random weights"
         if start is not None:
             used["start"] = {"file": start.file, "sha256": start.sha256}
+    training = {**data.facts, "seed": seed, "settings": used}
+    if getattr(module, "VALIDATES", False):
+        real, fake = _counts(data.validation)
+        training["validation"] = {"real": real, "fake": fake}
     return {
         "method": _name(name),
         "embedding": settings.with_outputs(data.embedding, module.NEEDS),
         "threshold": config.train.threshold,
-        "training": {**data.facts, "seed": seed, "settings": used},
+        "training": training,
     }
 
 

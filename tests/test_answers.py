@@ -196,6 +196,45 @@ def test_the_size_of_shards_on_the_hub_is_known_beforehand(tmp_path, monkeypatch
         found.model(transformers.BlipForConditionalGeneration, "bfloat16", CPU)
 
 
+def test_only_the_weights_that_will_be_loaded_are_counted(tmp_path):
+    """A folder may have copies, adapters, and shards beside a whole file."""
+
+    def stored(*names, index=None):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        for name, size in names:
+            (folder / name).write_bytes(bytes(size))
+        if index is not None:
+            path = folder / "model.safetensors.index.json"
+            path.write_text(json.dumps(index))
+        return models.Checkpoint(str(folder), None, None, {})._stored_bytes()
+
+    whole, copy = ("model.safetensors", 100), ("model.fp16.safetensors", 50)
+    shards = [(f"model-0000{i}-of-00002.safetensors", 60) for i in (1, 2)]
+    index = {"weight_map": {str(i): name for i, (name, _) in enumerate(shards)}}
+    assert stored(whole, copy, ("open_clip_model.safetensors", 100)) == 100
+    assert stored(whole, *shards, index=index) == 100
+    assert stored(*shards, copy, index=index) == 120
+    assert stored(*shards[:1], index=index | {"metadata": {"total_size": 118}}) == 118
+    assert stored(copy) == 0
+
+
+@pytest.mark.parametrize(
+    "name, content, said",
+    [
+        ("model.safetensors", b"version https://git-lfs.github.com/spec/v1\n", "LFS"),
+        ("model.safetensors", b"", "is empty"),
+        ("config.json", b"<!DOCTYPE html><html>", "a web page"),
+        ("tokenizer.json", b"version https://git-lfs.github.com/spec/v1\n", "LFS"),
+    ],
+)
+def test_a_failed_download_is_named(name, content, said, tmp_path):
+    model = tiny_captioners.blip(tmp_path)
+    (model / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name} .*{said}.*download it again"):
+        make(model)
+
+
 # ------------------------------------------------------------------- decoding settings
 
 

@@ -357,8 +357,8 @@ def _without_tokenizer(model):
 @pytest.mark.parametrize(
     "damage, message",
     [
-        (_cut("model.safetensors", 0.4), "weights of model.*not fully covered"),
-        (_cut("model.safetensors", 0), "weights of model.*header too small"),
+        (_cut("model.safetensors", 0.4), "weights of model.*is cut off: "),
+        (_cut("model.safetensors", 0), "weights of model.*is empty"),
         (_cut("config.json", 0.5), "cannot be read.*not a valid JSON"),
         (_without_a_shard, "weights of model.*model-00002-of-00002.safetensors"),
         (_without_a_tensor, "lacks 1 of its weights, such as '.*vision"),

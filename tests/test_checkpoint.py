@@ -18,10 +18,11 @@ from safetensors.numpy import load_file, save_file
 from transformers import CLIPModel
 
 import item_jax
-from item_jax import testing
+from item_jax import signatures, testing
 from item_jax.fitted import TOY_TOWERS
 from item_jax.towers import clip_vit, clip_vit_config
 from item_jax.towers.checkpoint import open_checkpoint
+from item_jax.towers.describe import describe
 from item_jax.towers.towers import load_towers
 
 KEY = "vision_model.encoder.layers.1.mlp.fc1.weight"
@@ -368,9 +369,6 @@ def test_hugging_face_weights_beside_an_open_clip_config(hf, open_clip, towers):
     np.testing.assert_array_equal(
         found.encode_text(["a dog"]), towers.encode_text(["a dog"])
     )
-    # With both sets of weights open_clip's are read, as before.
-    shutil.copy(open_clip / "open_clip_model.safetensors", hf)
-    assert load_towers(hf).checkpoint_sha256 != towers.checkpoint_sha256
 
 
 def test_the_other_name_of_open_clip_weights(open_clip, towers):
@@ -400,7 +398,188 @@ def test_a_logit_scale_of_shape_1(hf, towers):
 def test_an_index_of_shards_is_checked(hf, weight_map, words):
     index = hf / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": weight_map}))
+    load_towers(hf)  # left over beside a whole file, as for transformers
+    (hf / "model.safetensors").unlink()
     refused(hf, words)
+
+
+# ---- Two sets of weights in one folder ----------------------------------------------
+
+
+def save_shards(folder, tensors, count=2):
+    """As `save_pretrained(max_shard_size=...)` of transformers does."""
+    names = sorted(tensors)
+    weight_map = {}
+    for i in range(count):
+        own = names[i::count]
+        name = f"model-{i + 1:05}-of-{count:05}.safetensors"
+        save_file({n: tensors[n] for n in own}, folder / name, {"format": "pt"})
+        weight_map |= dict.fromkeys(own, name)
+    index = {"metadata": {"total_size": 1}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def moved(tensors):
+    """Other weights, as after some training."""
+    return {
+        k: v + np.full_like(v, 0.25) if v.ndim == 2 else v for k, v in tensors.items()
+    }
+
+
+def image_features(folder):
+    """Of transformers, for a view of ones."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = CLIPModel.from_pretrained(folder).eval()
+    with torch.no_grad():
+        return model.get_image_features(
+            pixel_values=torch.ones(1, 3, 32, 32)
+        ).pooler_output.numpy()
+
+
+def tokens_of(towers):
+    return towers.params["text"]["token_embedding"]
+
+
+def test_saving_a_sharded_folder_again_works(hf, towers):
+    """An index that is left over is not read, nor by transformers."""
+    tensors = load_file(hf / "model.safetensors")
+    (hf / "model.safetensors").unlink()
+    save_shards(hf, moved(tensors))
+    index = (hf / "model.safetensors.index.json").read_text()
+    old = load_towers(hf)
+    assert np.abs(tokens_of(old) - tokens_of(towers)).max() > 0.2
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = CLIPModel.from_pretrained(hf)
+    model.load_state_dict({k: torch.from_numpy(v) for k, v in tensors.items()})
+    model.save_pretrained(hf)
+    assert not list(hf.glob("model-*.safetensors"))
+    (hf / "model.safetensors.index.json").write_text(index)
+    np.testing.assert_array_equal(tokens_of(load_towers(hf)), tokens_of(towers))
+    # And what this package writes leaves none behind.
+    testing.save_random_clip(hf)
+    assert not (hf / "model.safetensors.index.json").exists()
+    np.testing.assert_array_equal(tokens_of(load_towers(hf)), tokens_of(towers))
+
+
+def test_a_whole_file_and_shards_that_differ(hf, towers):
+    alone = image_features(hf)
+    save_shards(hf, moved(load_file(hf / "model.safetensors")))
+    words = (
+        r"model.safetensors and model.safetensors.index.json, and they are not the "
+        r"same: \S+ differs by up to 0.25"
+    )
+    with pytest.raises(ValueError, match=words) as e:
+        load_towers(hf)
+    whole = str(e.value).rpartition(": ")[2]
+    assert whole == str(hf / "model.safetensors")
+    np.testing.assert_array_equal(image_features(hf), alone)  # so does transformers
+    found, shards = load_towers(whole), load_towers(f"{whole}.index.json")
+    assert found.name == whole
+    assert found.checkpoint_sha256 == towers.checkpoint_sha256
+    assert shards.checkpoint_sha256 != found.checkpoint_sha256
+    np.testing.assert_array_equal(tokens_of(found), tokens_of(towers))
+    assert np.abs(tokens_of(shards) - tokens_of(towers)).max() > 0.2
+
+
+def test_equal_weights_in_two_forms_are_a_warning(hf, towers):
+    tensors = load_file(hf / "model.safetensors")
+    save_shards(hf, tensors)
+    words = "two sets of weights.*with the same tensors; model.safetensors is read"
+    with pytest.warns(UserWarning, match=words):
+        found = load_towers(hf)
+    assert found.checkpoint_sha256 == towers.checkpoint_sha256
+    # float16 of the same numbers: rounded alike.
+    save_shards(hf, {k: v.astype(np.float16) for k, v in tensors.items()})
+    with pytest.warns(UserWarning, match=words):
+        load_towers(hf)
+    assert ("other weights", "model.safetensors.index.json") in describe(hf).facts
+
+
+def test_open_clips_weights_beside_hugging_faces(hf, open_clip):
+    """The repositories of LAION, downloaded as they are; then one is trained on."""
+    for name in ("open_clip_config.json", "open_clip_model.safetensors"):
+        shutil.copy(open_clip / name, hf)
+    with pytest.warns(UserWarning, match="open_clip_model.safetensors is read"):
+        load_towers(hf)
+    new = moved(load_file(hf / "model.safetensors"))
+    save_file(new, hf / "model.safetensors")
+    refused(hf, "open_clip_model.safetensors and model.safetensors, and they are not")
+    found = load_towers(hf / "model.safetensors")
+    assert found.config.vision.activation == "quick_gelu"
+    np.testing.assert_array_equal(
+        tokens_of(found),
+        new["text_model.embeddings.token_embedding.weight"],
+    )
+    load_towers(hf / "open_clip_model.safetensors")
+    # Equal tensors, another activation.
+    shutil.copytree(hf, hf.parent / "other")
+    other = hf.parent / "other"
+    testing.save_random_clip(other)
+    edit(other / "open_clip_config.json", put("model_cfg.quick_gelu", False))
+    refused(other, "not the same: (vision|text) is .*gelu.*quick_gelu")
+
+
+def test_two_names_of_open_clips_weights(open_clip):
+    one = open_clip / "open_clip_model.safetensors"
+    two = open_clip / "open_clip_pytorch_model.safetensors"
+    shutil.copy(one, two)
+    with pytest.warns(UserWarning, match="open_clip_model.safetensors is read"):
+        load_towers(open_clip)
+    save_file(moved(load_file(one)), two)
+    refused(open_clip, "open_clip_model.safetensors and open_clip_pytorch_model.safe")
+    assert np.abs(tokens_of(load_towers(two)) - tokens_of(load_towers(one))).max() > 0.2
+
+
+def test_weights_of_another_kind_in_the_folder_are_not_compared(open_clip):
+    """The repositories of timm: its own image tower, with its own configuration."""
+    (open_clip / "config.json").write_text('{"architecture": "vit_base_patch32"}')
+    save_file({"a": np.ones(1, np.float32)}, open_clip / "model.safetensors")
+    (open_clip / "open_clip_pytorch_model.bin").write_bytes(b"PK")
+    load_towers(open_clip)
+
+
+def test_second_weights_that_cannot_be_read_are_said(hf):
+    save_shards(hf, load_file(hf / "model.safetensors"))
+    (hf / "model-00002-of-00002.safetensors").write_bytes(b"")
+    refused(hf, "(?s)the second cannot be read: .*00002.safetensors is not.*is empty")
+
+
+# ---- Names with a prefix, and other models ------------------------------------------
+
+
+@pytest.mark.parametrize("prefix", ["module.", "clip.", "model.clip."])
+def test_a_prefix_is_said_at_once(hf, prefix):
+    tensors = load_file(hf / "model.safetensors")
+    save_file({prefix + k: v for k, v in tensors.items()}, hf / "model.safetensors")
+    with pytest.raises(ValueError) as e:
+        load_towers(hf)
+    said = str(e.value)
+    assert f"extra prefix '{prefix}' on {len(tensors)} of {len(tensors)} names" in said
+    assert "missing" not in said and len(said.splitlines()) == 1
+
+
+def test_a_prefix_beside_other_tensors_is_said(hf):
+    """A training program's own file: the model and more."""
+    tensors = load_file(hf / "model.safetensors")
+    more = {f"model.{k}": v for k, v in tensors.items()}
+    more |= {"optimizer.step": np.ones(1, np.float32), "head": np.ones(2, np.float32)}
+    save_file(more, hf / "model.safetensors")
+    refused(hf, "extra prefix 'model.'")
+
+
+def test_a_part_of_a_model_is_said(hf):
+    tensors = load_file(hf / "model.safetensors")
+    start = "vision_model."
+    own = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+    save_file(own, hf / "model.safetensors")
+    refused(hf, "the prefix 'vision_model.' is missing on 55 of 55 names: .* a part")
+
+
+def test_names_of_another_model_are_said(hf, open_clip):
+    shutil.copy(open_clip / "open_clip_model.safetensors", hf / "model.safetensors")
+    refused(hf, r"1 of \d+ are there; found \d+, such as .*; expected .*, \.\.\.")
 
 
 def test_a_pipe_is_no_checkpoint_file(hf):
@@ -437,6 +616,45 @@ def test_damaged_weights_name_the_file(hf, content):
     refused(hf, "model.safetensors is not a whole safetensors file")
 
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 12\n"
+FAILED_DOWNLOADS = {
+    "a Git LFS pointer.*hf download": POINTER,
+    "a web page": b"<!DOCTYPE html>\n<html><title>404</title></html>",
+    r"is empty \(0 bytes\)": b"",
+}
+
+
+@pytest.mark.parametrize("said", FAILED_DOWNLOADS)
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "config.json", "tokenizer.json", "shard"]
+)
+def test_a_failed_download_is_named_with_its_remedy(hf, name, said):
+    if name == "shard":
+        save_shards(hf, load_file(hf / "model.safetensors"))
+        (hf / "model.safetensors").unlink()
+        name = "model-00001-of-00002.safetensors"
+    (hf / name).write_bytes(FAILED_DOWNLOADS[said])
+    refused(hf, f"{name}.*{said}")
+
+
+def test_weights_that_are_cut_off_or_pickled_are_named(hf):
+    path = hf / "model.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    refused(hf, f"is cut off: {len(whole) - 1:,} of {len(whole):,} bytes")
+    path.write_bytes(whole[:5000])
+    refused(hf, "is cut off: 5,000 of [0-9,]+ bytes")
+    torch.save({"a": torch.ones(2)}, path)
+    refused(hf, "is a pickled file of PyTorch")
+    path.write_bytes(b'{"error": "Repository not found"}')
+    refused(hf, "is text, beginning .*Repository not found")
+    # The first byte of a whole file may be that of anything: it is a length.
+    for length in (0x3C, 0x7B, 0x280):
+        header = b"{}".ljust(length)
+        path.write_bytes(length.to_bytes(8, "little") + header)
+        assert signatures.download_fault(path) == ""
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_weights_that_are_not_finite_name_the_tensor(hf, value):
     tensors = load_file(hf / "model.safetensors")
@@ -455,7 +673,8 @@ def test_quantised_weights_are_refused(hf):
 def test_a_tensor_in_two_files_is_refused(hf):
     tensors = load_file(hf / "model.safetensors")
     save_file({KEY: tensors[KEY]}, hf / "again.safetensors")
-    index = {"weight_map": {"a": "model.safetensors", "b": "again.safetensors"}}
+    (hf / "model.safetensors").rename(hf / "once.safetensors")
+    index = {"weight_map": {"a": "once.safetensors", "b": "again.safetensors"}}
     (hf / "model.safetensors.index.json").write_text(json.dumps(index))
     refused(hf, rf"1 differences\):\n  duplicated {KEY}")
 

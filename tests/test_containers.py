@@ -341,6 +341,11 @@ def test_every_damage_ends_in_a_picture_or_an_image_error():
 def test_the_header_and_the_audit_say_what_is_lost(tmp_path):
     assert "too large" in header(PNGS["zTXt of 3 MiB"]).damaged
     assert header(PNG).damaged == ""
+    # Behind the pixels, where a look at the header does not come by.
+    wrong = header(png(after=chunk(b"tEXt", b"a\0b", WRONG))).damaged
+    assert wrong == "chunk tEXt has a wrong checksum"
+    cut = header(PNGS["text cut off behind the pixels"]).damaged
+    assert cut == "chunk tEXt is cut off"
     records = []
     for i, data in enumerate((encode(CHINA), png(chunk(b"iTXt", ITXT)), JPEG)):
         (tmp_path / f"{i}.png").write_bytes(data)

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from item_jax import files, results
 from item_jax.__main__ import main
 from item_jax.fitted import load_seeds
 
@@ -166,3 +167,48 @@ def test_report_goes_on_without_a_broken_method(study, capsys):
     assert main(report) == 0
     assert "no evidence of cosine: " in (said := capsys.readouterr().out)
     assert words in said
+
+
+def test_report_goes_on_with_a_method_on_pixels(study, evaluated, capsys):
+    images = f"--config.data.images={evaluated.path / 'images'}"
+    words = ["train", "--workdir", str(study), "--method", "dct_spectrum", images]
+    assert main(words) == 0
+    assert evaluate(study, images) == DONE
+    report = ["report", "--workdir", str(study), "--pictures", "3"]
+    assert main([*report, "--images", str(evaluated.path / "images")]) == 0
+    said = capsys.readouterr().out
+    assert "no evidence of dct_spectrum: it reads pixels" in said
+    assert "3 of them with a picture" in said and "no evidence of head" not in said
+
+
+@pytest.mark.parametrize("damage", ["missing", "nothing", "a loop", "a folder", "pipe"])
+@pytest.mark.parametrize("name", ["scores.csv", "results.json"])
+def test_report_says_what_a_file_of_results_is(evaluated, tmp_path, name, damage):
+    shutil.copytree(evaluated.results(), tmp_path / "r")
+    assert not files.what_is_wrong(tmp_path / "r" / name)
+    with pytest.raises(
+        ValueError, match=f"{name} is .*{broken(tmp_path / 'r' / name, damage)}"
+    ):
+        results.read(tmp_path / "r")
+
+
+@pytest.mark.parametrize("damage", ["missing", "nothing", "a loop", "a folder", "pipe"])
+def test_a_file_of_scores_that_is_none_is_said(study, tmp_path, damage, capsys):
+    path = tmp_path / "x.csv"
+    path.touch()
+    words = broken(path, damage)
+    assert evaluate(study, "--scores", f"x={path}") == 2
+    said = capsys.readouterr().err
+    assert f"no file of scores {path}: it is " in said and words in said
+
+
+def broken(path, damage):
+    path.unlink()
+    if damage in ("nothing", "a loop"):
+        path.symlink_to("gone" if damage == "nothing" else path.name)
+    elif damage == "a folder":
+        path.mkdir()
+    elif damage == "pipe":
+        os.mkfifo(path)
+        return "not a regular file"
+    return damage

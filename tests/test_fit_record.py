@@ -9,13 +9,23 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from item_jax import config as config_lib
-from item_jax import evaluate, fitted, protocol, settings, tables, train, training_loop
+from item_jax import (
+    evaluate,
+    fit_records,
+    fitted,
+    protocol,
+    settings,
+    tables,
+    train,
+    training_loop,
+)
 from item_jax.__main__ import main
 from item_jax.cache import EmbeddingCache
-from item_jax.commands.train import _epochs
+from item_jax.commands.train import _epochs, _judged
 from item_jax.embed import embed_records
 from item_jax.embeddings import Embeddings
 from item_jax.fitted import FittedMethod, load_seeds
+from item_jax.methods import _classifier, npr
 
 WIDTH = 16
 METHODS = (
@@ -109,7 +119,7 @@ def test_a_fit_on_pixels_does_so_too(name, config):
 
 
 def test_the_training_auc_of_many_images_is_of_some_of_each_label(config, monkeypatch):
-    monkeypatch.setattr(train, "JUDGED", 20)
+    monkeypatch.setattr(fit_records, "JUDGED", 20)
     labels = np.arange(400) % 4 == 0
     (one,) = train.fit_method("image", data_of(part_of(labels)), config)
     assert one.config["fit"]["train_auc_images"] == 40
@@ -129,7 +139,8 @@ def test_a_fit_that_did_not_learn_is_said_wherever_it_is_shown(name, config, tmp
     assert all(one.learned is False for one in made)
     (warning,) = fitted.not_learned("rival", made)
     assert f"rival did not learn{' in 2 of 2 seeds' * (len(made) > 1)}: AUC" in warning
-    shown = f"it did not learn them (training AUC {made[0].train_auc:.2f})"
+    assert ("try more epochs" in warning) == (name == "item")
+    shown = f"it did not learn them (training AUC {made[0].train_auc:.3f})"
     assert shown in made[0].range()["text"]
     made[0].save(tmp_path / "x")
     again = FittedMethod.load(tmp_path / "x")
@@ -276,7 +287,7 @@ def test_evaluate_keeps_the_warning(unnamed, capsys):
     found = evaluate.evaluate_methods(
         EmbeddingCache(unnamed / "embeddings"), {"unifd": made}, c
     )
-    said = "unifd did not learn in 2 of 2 seeds: AUC 0.49, 0.49"
+    said = "unifd did not learn in 2 of 2 seeds: AUC 0.490, 0.490"
     assert any(said in w for w in found["warnings"])
     assert found["methods"]["unifd"]["train_auc"] == [0.49, 0.49]
     assert said in " ".join(tables.table(found).split())
@@ -293,3 +304,69 @@ def test_evaluate_keeps_the_warning(unnamed, capsys):
 )
 def test_generators_without_a_name_are_called_so(names, text):
     assert protocol.generators_text(names) == text
+
+
+# ------------------------------------------------------------------ validation images
+
+
+@pytest.mark.parametrize(
+    "name", ["unifd", dataclasses.replace(npr.small, stopping=_classifier.stops)]
+)
+def test_validation_images_end_a_training(name, config, monkeypatch):
+    """They decide which epoch is kept: labels turned round keep another one."""
+    whole = part_of(np.arange(24) % 2)
+    whole = dataclasses.replace(whole, images=Pictures(whole))
+    judge = part_of(np.arange(20) % 2, seed=2)
+    judge = dataclasses.replace(judge, images=Pictures(judge))
+    wrong = [
+        row | {"label": {"real": "fake", "fake": "real"}[row["label"]]}
+        for row in judge.rows
+    ]
+    seen = []
+    run = training_loop.run
+
+    def watched(recipe, data, *others, held_out=None, **named):
+        seen.append((len(data["labels"]), np.array((held_out or {}).get("labels", []))))
+        return run(recipe, data, *others, held_out=held_out, **named)
+
+    monkeypatch.setattr(training_loop, "run", watched)
+    config.train.learning_rate, config.train.epochs = 0.1, 6
+    made = []
+    for validation in ([judge], [dataclasses.replace(judge, rows=wrong)], []):
+        data = dataclasses.replace(data_of(whole), validation=validation)
+        made.append(train.fit_method(name, data, config))
+    (n, own), (_, turned), (rest, tenth) = seen
+    np.testing.assert_array_equal(own, judge.labels)
+    np.testing.assert_array_equal(turned, 1 - judge.labels)
+    assert n == 24 and rest + len(tenth) == 24 and len(tenth) == 4
+    if name == "unifd":
+        first, second = (one[0].score(whole) for one in made[:2])
+        assert not np.array_equal(first, second)
+    for one, count in zip(made, (10, 10, 0)):
+        told = one[0].config["training"]["validation"]
+        assert told == {"real": count, "fake": count}
+    assert "validation images" in _judged(made[0][0])
+    assert "(no validation images)" in _judged(made[2][0])
+
+
+def test_beta_is_chosen_on_validation_images(config):
+    data = data_of(part_of(np.arange(24) % 2))
+    judge = part_of(np.arange(20) % 2, seed=2)
+    (one,) = train.fit_method("vib_net", data, _seeds(config, 1))
+    data = dataclasses.replace(data, validation=[judge])
+    (other,) = train.fit_method("vib_net", data, _seeds(config, 1))
+    assert not np.array_equal(
+        one.state["held_out_errors"], other.state["held_out_errors"]
+    )
+
+
+def test_methods_that_nothing_judges_are_given_no_validation_images(config):
+    data = data_of(part_of(np.arange(24) % 2))
+    data = dataclasses.replace(data, validation=[part_of(np.arange(8) % 2, seed=3)])
+    (one,) = train.fit_method("item", data, _seeds(config, 1))
+    assert "validation" not in one.config["training"] and _judged(one) == ""
+
+
+def _seeds(config, count):
+    config.train.seeds = count
+    return config

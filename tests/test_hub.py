@@ -113,6 +113,10 @@ def test_towers_of_a_workdir_that_was_moved_are_found(tmp_path, evaluated):
     assert hub.find_towers("/gone/other/clip2", head) == "/gone/other/clip2"
     assert hub.find_towers("owner/clip", head) == "owner/clip"
     assert hub.find_towers(str(towers), head) == str(towers)
+    weights = towers / "model.safetensors"
+    weights.touch()
+    found = hub.find_towers("/gone/run/models/clip/model.safetensors", head)
+    assert found == str(weights)
 
 
 def test_a_published_method_names_no_folder_of_this_machine(evaluated):

@@ -14,6 +14,8 @@ from item_jax import records
 from item_jax.commands import fit
 from item_jax.datasets import dataset, folder, labels
 from item_jax.datasets.dataset import open_dataset
+from item_jax.files import write_json_lines
+from item_jax.join import join
 
 
 @pytest.mark.parametrize(
@@ -137,7 +139,7 @@ def test_layouts_of_folders(tmp_path, expected):
 @pytest.mark.parametrize("expected", FOLDERS.values(), ids=list(FOLDERS))
 def test_layouts_inside_a_tar(tmp_path, expected):
     """The same words in the names of `tar -cf x.tar .`, and from other roots."""
-    for number, before in enumerate(("", "./", "/", "C:\\")):
+    for number, before in enumerate(("", "./", "/", "C:\\", ".\\")):
         path = tmp_path / f"{number}.tar"
         with tarfile.open(path, "w") as tar:
             add(tar, ".", None)
@@ -177,6 +179,10 @@ def add(tar, name, content):
         (("1", "x"), "'1' (1 image) looks like a label"),
         (("nature", "city"), "'nature' (1 image) looks like the label 'real' and is"),
         (("fake/real", "real/fake"), "fake/real: fake and real contradict each other"),
+        (
+            ("train/sd_test/ai",),
+            "'sd_test' (1 image) looks like the split 'test' and is",
+        ),
         (("train/a/test/real",), "is below train and test, and taken for test"),
     ],
 )
@@ -236,6 +242,10 @@ def test_fit_and_validation_images(tmp_path):
         (tmp_path / "testing" / label / "1.png").unlink()
     split, how = fit.split_images(folder.label_folders(tmp_path), tmp_path)
     assert "the images of val/ are the test images" in how
+    save(tmp_path, "sdxl_test/real")  # said, and not trained on
+    more, how = fit.split_images(folder.label_folders(tmp_path), tmp_path)
+    assert "  (none) 1 real, 0 fake: in no split, so neither trained nor tested" in how
+    assert [r for r in more if "sdxl" not in r.key] == split
     assert {r.key.split("/")[0]: r.split for r in split} == {
         **{"training": "train", "valid": "test"}
     }
@@ -249,6 +259,10 @@ def test_fit_and_validation_images(tmp_path):
             "'test_unseen' looks like test or valid",
         ),
         (("train/real", "train/fake", "real", "fake"), "images of train only: give it"),
+        (
+            ("train/a/real", "train/sd_test/fake", "test/real", "test/fake"),
+            "'sd_test' looks like test or validation images",
+        ),
         (
             ("train/real", "train/fake", "test/fake", "val/real"),
             "test images are 0 real",
@@ -473,6 +487,10 @@ def test_a_caption_that_shows_nothing_is_none(tmp_path, blank):
     assert [(r.caption, r.error) for r in dataset.records(data)] == [(None, None)] * 2
     data = open_dataset(table(tmp_path / "x.parquet", caption=[blank]))
     assert data.record(0).caption is None
+    # Nor does one of a sidecar program.
+    write_json_lines(tmp_path / "c.jsonl", [{"key": "1.jpg", "caption": blank}])
+    joined, report = join([records.Record("1.jpg")], captions=tmp_path / "c.jsonl")
+    assert joined[0].caption is None and report.without_caption == 1
 
 
 # ------------------------------------------------------------------------------- keys
@@ -611,11 +629,16 @@ def test_a_root_one_level_too_high_is_a_fault(tmp_path):
     )
     (fault,) = folder.label_folders(tmp_path).faults
     assert fault.startswith("folder 'ForenSynths' is taken for one generator and looks")
-    assert "--benchmark forensynths, and index mine apart" in fault
+    assert "--benchmark forensynths=ForenSynths,mine=mine" in fault
     # A download whose own name says nothing.
     (tmp_path / "ForenSynths").rename(tmp_path / "cnn")
     (fault,) = folder.label_folders(tmp_path).faults
     assert fault.startswith("folder 'cnn' is taken") and "biggan, progan" in fault
+    # A set of one's own, whose names nobody can know: a note.
+    save(tmp_path, *(f"new/train/{g}/{x}" for g in ("a", "b") for x in BOTH))
+    notes = folder.label_folders(tmp_path).notes
+    assert any("'new' is taken for one generator; a, b below" in note for note in notes)
+    assert not any("'mine' is" in note for note in notes)
     # One level lower all is well.
     assert folder.label_folders(tmp_path / "cnn").faults == []
     assert folder.label_folders(tmp_path / "mine").faults == []

@@ -33,14 +33,15 @@ STOREYS = [
     }
     | {"budget", "neutralise", "metrics", "progress", "protocol", "headers"}
     | {"influence", "statistics", "calibration", "comparison", "summaries", "tables"}
-    | {"sidecar_runs", "torch_files", "results", "model_card", "pixel_probe"},
+    | {"sidecar_runs", "torch_files", "state_dicts", "results", "model_card"}
+    | {"pixel_probe"},
     {"sharding", "misalignment", "heads", "datasets", "audit", "audit_report"},
     {"towers", "testing"},
     {"embeddings", "pipeline", "pixels", "error_maps", "shards", "cache"},
     {"training_loop", "early_stopping", "embed"},
     {"methods"},
     {"fitted", "method_files", "published", "outside_scores"},
-    {"train", "evaluate", "thresholds", "evidence"},
+    {"train", "fit_records", "evaluate", "thresholds", "evidence"},
     {"detector", "hub", "export", "onnx_files"},
     {"plots", "figures"},
     {"experiments"},

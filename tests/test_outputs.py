@@ -1,5 +1,6 @@
 """Outputs of the image tower beside its embedding: in towers, caches and detectors."""
 
+import copy
 from types import SimpleNamespace
 
 import jax
@@ -263,19 +264,10 @@ def test_outputs_of_a_file_are_checked(with_outputs, found):
 
 def test_values_beyond_float16_are_refused_by_key(photos, towers, config, tmp_path):
     root, records = photos
-    params = jax.tree.map(lambda x: x, towers.params)
-    params["vision"] = dict(params["vision"])
-    kernel = params["vision"]["projection"]["kernel"]
-    params["vision"]["projection"] = {"kernel": kernel * 1e6}
-    loud = type(towers)(
-        towers.name,
-        towers.family,
-        towers._module,
-        towers.config,
-        params,
-        "float32",
-        towers.tokenizer,
-    )
+    vision = dict(towers.params["vision"])
+    vision["projection"] = {"kernel": vision["projection"]["kernel"] * 1e6}
+    loud = copy.copy(towers)
+    loud.params, loud._encoders = towers.params | {"vision": vision}, {}
     config.embed.outputs = ("block_tokens",)
     key = records[0].key
     with pytest.raises(ValueError, match=f"block_tokens of '{key}' is not finite"):

@@ -124,9 +124,10 @@ def test_a_file_that_is_none_is_named(study, tmp_path):
     ):
         with pytest.raises(ValueError, match=words):
             published.tensors(path)
-    (tmp_path / "x.safetensors").write_bytes(b"version https://git-lfs.github.com/")
-    with pytest.raises(ValueError, match="not a whole safetensors file"):
-        published.tensors(tmp_path / "x.safetensors")
+    for name in ("x.safetensors", "x.pth"):
+        (tmp_path / name).write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+        with pytest.raises(ValueError, match="Git LFS pointer.*git lfs pull"):
+            published.tensors(tmp_path / name)
 
 
 # ---------------------------------------------------------------- scores made elsewhere

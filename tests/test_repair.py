@@ -1,5 +1,6 @@
 """`embed` on shards that are damaged, or that were made with other settings."""
 
+import copy
 import dataclasses
 import json
 import os
@@ -193,7 +194,7 @@ def test_the_command_repairs_and_the_counts_add_up(photos, tiny_clip, tmp_path, 
     said = capsys.readouterr().out
     assert "24 images = 24 embedded + 0 failed" in said and "repaired" not in said
     assert main(words) == 0
-    assert "24 embedded + 0 failed, all 3 shards were there" in capsys.readouterr().out
+    assert "24 embedded + 0 failed, all shards were there" in capsys.readouterr().out
     cache = EmbeddingCache(tmp_path / "embeddings")
     before = contents(cache.folder)
     os.truncate(cache.path(0), 100)
@@ -283,6 +284,19 @@ def test_the_same_settings_adopt_shards_without_a_manifest(cache, photos, towers
     assert again.made == {} and contents(cache.folder) == before
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": "item-embeddings/3"}'])
+def test_the_remedy_for_a_damaged_manifest_works(cache, photos, towers, text):
+    root, records = photos
+    path = cache.folder / "manifest.json"
+    whole = path.read_bytes()
+    path.write_text(text)
+    words = "manifest.json.*. Delete .*manifest.json and run `item-jax embed` again"
+    refused(cache, photos, towers, settings(), words)
+    path.unlink()
+    again = embed_records(records, towers, settings(), images=root, folder=cache.folder)
+    assert again.made == {} and path.read_bytes() == whole
+
+
 def test_the_manifest_of_another_cache_is_found_out(cache, squashed, photos, towers):
     shutil.copy(squashed.folder / "manifest.json", cache.folder)
     mixed = EmbeddingCache(cache.folder)
@@ -311,16 +325,85 @@ def test_a_shard_of_another_cache_is_found_out(cache, squashed, photos, towers):
 def test_a_folder_that_moved_is_the_same_cache(cache, photos, towers, tiny_clip):
     """The checksum of the towers counts, not where they lie."""
     root, records = photos
-    moved = type(towers)(
-        "/elsewhere",
-        towers.family,
-        towers._module,
-        towers.config,
-        towers.params,
-        "float32",
-        towers.tokenizer,
-        towers._digested,
-    )
+    moved = copy.copy(towers)
+    moved.name = "/elsewhere"
     (cache.folder / "manifest.json").unlink()
     again = embed_records(records, moved, settings(), images=root, folder=cache.folder)
     assert again.made == {}
+
+
+# ---- Images that changed ------------------------------------------------------------
+
+
+@pytest.fixture
+def own(photos, towers, tmp_path):
+    """A cache of images that may be changed: its folder and theirs."""
+    root, records = photos
+    shutil.copytree(root, tmp_path / "images")
+    cache = embed_records(
+        records, towers, settings(), images=tmp_path / "images", folder=tmp_path / "e"
+    )
+    return cache, tmp_path / "images"
+
+
+def retimed(path, seconds):
+    time = path.stat().st_mtime_ns + seconds * 10**9
+    os.utime(path, ns=(time, time))
+
+
+def test_changed_images_are_embedded_again(own, photos, towers):
+    cache, root = own
+    records = photos[1]
+    other = (root / records[3].key).read_bytes()
+    (root / records[11].key).write_bytes(other)
+    flip(root / records[14].key, -1)  # of the same size,
+    retimed(root / records[14].key, -99)  # and older, as `cp -p` leaves it
+    before = cache.path(0).stat().st_mtime_ns
+    again = embed_records(records, towers, settings(), images=root, folder=cache.folder)
+    key = records[11].key
+    assert again.made == {1: f"2 of 10 image files changed, such as {key!r}"}
+    (part, _), (fresh, _) = again.read(0), again.read(1)
+    np.testing.assert_allclose(fresh.image_emb[1], part.image_emb[3], atol=1e-5)
+    assert cache.path(0).stat().st_mtime_ns == before
+
+
+def test_touched_moved_and_deleted_images_are_the_same(own, photos, towers):
+    cache, root = own
+    records = photos[1]
+    retimed(root / records[2].key, 99)
+    retimed(root / records[3].key, -99)
+    (root / records[12].key).unlink()
+    moved = root.rename(root.with_name("elsewhere"))
+    options = {"images": moved, "folder": cache.folder}
+    assert embed_records(records, towers, settings(), **options).made == {}
+
+
+def test_a_mended_image_is_tried_again_by_itself(own, photos, towers, tmp_path):
+    cache, root = own
+    records = photos[1]
+    path = root / records[5].key
+    whole = path.read_bytes()
+    path.write_bytes(whole[:200])
+    options = {"images": root, "folder": cache.folder}
+    again = embed_records(records, towers, settings(), **options)
+    assert again.counts()["failed"] == 1 and list(again.made) == [0]
+    path.write_bytes(whole)
+    again = embed_records(records, towers, settings(), **options)
+    assert again.counts()["failed"] == 0 and list(again.made) == [0]
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        3,
+        {},
+        {"bytes": 3},
+        {"bytes": "3", "sha256": ""},
+        {"bytes": 3, "sha256": "", "mtime_ns": 1.5},
+    ],
+)
+def test_a_file_that_a_row_cannot_have_is_refused(cache, file):
+    path = cache.path(1, ".jsonl")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    with pytest.raises(ValueError, match="here: 'file"):
+        shards._check_row(rows[0] | {"file": file}, "here")

@@ -195,8 +195,11 @@ def test_scores_of_every_seed_are_kept_and_drawn(opposite, config, tmp_path):
         for column, again in zip(own, read.seeds[name]):
             np.testing.assert_allclose(again, column, rtol=1e-8)
         np.testing.assert_array_equal(read.scores[name], read.seeds[name][0])
-    from item_jax import figures
+    from item_jax import figures, report
 
+    report.write(tmp_path / "r.html", read)
+    page = (tmp_path / "r.html").read_text()
+    assert "evidence are of the first training seed." in page
     drawn = figures.curves(read)["roc"]
     lines = {line.get_label(): line.get_data() for line in drawn.axes[0].get_lines()}
     for group, own in read.summary["generators"].items():
@@ -261,6 +264,17 @@ def test_counts_chance_and_majority_are_in_the_results(uneven):
     json.dumps(found)
 
 
+def test_thresholds_are_shown_beside_the_majority_class(uneven):
+    _, _, found = uneven
+    page = report_tables.calibration(found)
+    last = page.rpartition("<tr")[2]
+    majority = (500 / 650 + 500 / 600) / 2
+    assert "always real" in last and f"{100 * majority:.2f}" in last
+    assert "500 real + 100 to 150 fake images a generator" in page
+    floor = found["methods"]["a"]["macro"]["ece_balanced_floor"]
+    assert 0 < floor < 0.2 and f"<td>{floor:.3f}</td>" in page
+
+
 def test_shared_real_images_count_once_in_an_average(uneven):
     _, _, found = uneven
     assert found["average"] == {
@@ -306,6 +320,30 @@ def test_trained_generators_are_marked_and_outside_the_unseen_average(uneven):
         assert (
             "macro, unseen" in page and f"{100 * a['macro_unseen']['auc']:.2f}" in page
         )
+
+
+def test_counts_and_chance_are_in_every_picture(config, tmp_path):
+    cache = Cache(rows_of({"gan": (0, 150), "vae": (0, 100)}, shared=500))
+    fitted = {n: seeds_of(cache, [noisy(cache, 1, k)]) for k, n in enumerate("ab")}
+    evaluate_methods(cache, fitted, config, folder=tmp_path)
+    from item_jax import figures
+
+    drawn = figures.of_results(results.read(tmp_path))
+    ticks = [t.get_text() for t in drawn["auc"].axes[0].get_xticklabels()]
+    assert ticks == ["gan\n(500 + 150)", "vae\n(500 + 100)"]
+    counted = "500 real + 100 to 150 fake images a generator"
+    for name, figure in drawn.items():
+        if name in ("auc", "cosines"):
+            continue  # which have them at each generator
+        assert figure.axes[0].get_title() == counted, name
+    for name in ("auc", "roc", "precision_recall", "methods_precision_recall"):
+        lines = {line.get_label(): line for line in drawn[name].axes[0].get_lines()}
+        assert "chance" in lines
+        if name.endswith("recall"):
+            share = (150 / 650 + 100 / 600) / 2
+            assert lines["chance"].get_ydata()[0] == pytest.approx(share)
+    legends = [t.get_title() for t in drawn["cosines"].axes]
+    assert legends == ["gan", "vae"]
 
 
 @pytest.mark.parametrize("trained", [["gan", "vae"], [], [""]])
@@ -358,7 +396,8 @@ def test_tables_fit_80_columns(seeds, size, config):
         own |= {k: own[k] * size for k in ("n", "n_real", "n_fake")}
     text = tables.table(found)
     assert max(map(len, text.split("\n"))) <= tables.WIDE
-    assert len(set(re_lines(text, "diff"))) == len(set(re_lines(text, "fore"))) == 3
+    top = text.partition("\n\n")[0]
+    assert len(set(re_lines(top, "di"))) == len(set(re_lines(top, "fo"))) == 3
     assert "*  " in text, "the mark is not cut"
 
 

@@ -261,7 +261,7 @@ def test_the_held_out_images_stay_when_others_come(head, tmp_path):
     assert after["more/real/copy.png"] == after["real/00.png"]
     (mine / "train").mkdir()
     shutil.move(mine / "real", mine / "train/real")
-    with pytest.raises(ValueError, match="both train/ and test/, or neither"):
+    with pytest.raises(ValueError, match="images of train only: give it both"):
         fit.split_images(folder.label_folders(mine), mine)
     shutil.rmtree(mine / "fake")
     with pytest.raises(ValueError, match="at least 2 images each.*and 0 fake"):

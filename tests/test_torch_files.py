@@ -207,10 +207,6 @@ def test_what_is_no_state_is_named(tmp_path, value, words):
 
 
 def test_other_files_are_named(tmp_path):
-    pointer = tmp_path / "lfs.pth"
-    pointer.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n")
-    with pytest.raises(ValueError, match="Git LFS pointer.*git lfs pull"):
-        torch_files.read(pointer)
     good = archive(tmp_path / "good.pth", program())
     script = rewritten(good, tmp_path / "script.pth", **{"a/code/net.py": b""})
     with pytest.raises(ValueError, match="TorchScript program"):
@@ -234,6 +230,10 @@ def test_dictionaries_inside_each_other_end(tmp_path):
     cycle["a"] = cycle
     with pytest.raises(ValueError, match="no tensors by name"):
         torch_files.read(saved(tmp_path / "cycle.pth", cycle))
+    for cycle in ({"model": None, "w": torch.ones(2)}, {"a": None, "w": STATE}):
+        cycle["model" if "model" in cycle else "a"] = cycle
+        with pytest.raises(ValueError, match="more than 4 dictionaries|2 dictionaries"):
+            torch_files.read(saved(tmp_path / "cycle.pth", cycle))
     layer = {}
     for _ in range(30):
         layer = {str(i): layer for i in range(300)}
@@ -389,6 +389,7 @@ def test_numbers_that_lie_are_refused(tmp_path, options, words):
         (b"\x80\x02h\x05.", "damaged: KeyError"),
         (b"\x80\x020.", "the instruction POP"),
         (b"\x80\x02u.", "damaged"),
+        (b"\x80\x02F" + b"x" * 10**5 + b"\n.", "could not convert string to float"),
         (b"\x80\x02((.", "damaged"),
         (b"", "pickle|damaged"),
         (b"\x80\x02" + b")" + b"\x85" * 5000 + b".", "it holds"),
@@ -398,8 +399,9 @@ def test_numbers_that_lie_are_refused(tmp_path, options, words):
 def test_programs_that_do_more_are_refused(tmp_path, monkeypatch, pickled, words):
     monkeypatch.chdir(tmp_path)
     path = archive(tmp_path / "x.pth", pickled)
-    with pytest.raises(ValueError, match=f"x.pth: .*({words})"):
+    with pytest.raises(ValueError, match=f"x.pth: .*({words})") as refused:
         torch_files.read(path)
+    assert len(str(refused.value)) < 1000
     assert [p.name for p in tmp_path.iterdir()] == ["x.pth"], "nothing ran"
 
 

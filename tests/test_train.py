@@ -233,6 +233,54 @@ def test_shared_real_images_come_along(photos, towers, config, tmp_path):
     assert data.facts["generators"] == ["vae"]
 
 
+def test_validation_images_are_those_of_the_generators_trained_on(
+    photos, towers, config, tmp_path
+):
+    root, records = photos
+    splits = {("gan", 0): "val", ("vae", 0): "val", ("vae", 1): "test"}
+    seen = {}
+
+    def moved(record):
+        kind = record.generator, record.label
+        seen[kind] = seen.get(kind, -1) + 1
+        split = splits.get((record.generator, seen[kind]), record.split)
+        return dataclasses.replace(record, split=split)
+
+    cache = embed_records(
+        list(map(moved, records)), towers, config, images=root, folder=tmp_path / "a"
+    )
+
+    def keys(parts):
+        return {row["key"] for part in parts for row in part.rows}
+
+    def labelled(**others):
+        wanted = {"split": "val", **others}
+        return {
+            row["key"]
+            for part, _ in cache
+            for row in part.rows
+            if row["label"] and all(row[k] == v for k, v in wanted.items())
+        }
+
+    data = training_set(cache, config)
+    assert keys(data.validation) == labelled() != set()
+    assert not keys(data.validation) & keys(data.parts)
+    config.train.generators = ("vae",)
+    assert keys(training_set(cache, config).validation) == labelled(generator="vae")
+    # Nothing judges what was trained on: any split, or the validation images.
+    for split in ("", "val"):
+        config.train.split, config.train.generators = split, ()
+        assert training_set(cache, config).validation == []
+    # Of one label they judge nothing.
+    only = [dataclasses.replace(r, split="val") for r in records if r.label == "fake"]
+    rest = [r for r in records if r.key not in {o.key for o in only[:2]}]
+    config.train.split = "train"
+    cache = embed_records(
+        [*only[:2], *rest], towers, config, images=root, folder=tmp_path / "b"
+    )
+    assert training_set(cache, config).validation == []
+
+
 def test_settings_that_a_method_ignores_are_refused():
     refuse = train_lib.refuse_unused
     refuse("item", ["train.epochs", "misalignment.w2", "seed"])

@@ -233,6 +233,14 @@ def test_infofds_block_belongs_to_its_tower(part):
         infofd.check(state | {"block": 25})
 
 
+def test_a_start_is_read_from_a_checkpoint_too(tmp_path):
+    state = {"conv1.weight": torch.ones(2, 3)}
+    torch.save(as_trained(parallel(state)), tmp_path / "w.pth")
+    start = published.start("resnet50", tmp_path / "w.pth")
+    assert list(start.tensors) == ["conv1.weight"] and "took 'model'" in start.notes
+    assert not published.accepts("cosine") and published.accepts("rine")
+
+
 def test_the_program_makes_a_method_of_them(photos, towers, tmp_path, capsys):
     """With the outputs in the cache; without them the command that makes them."""
     config = config_lib.default()

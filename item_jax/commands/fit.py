@@ -167,14 +167,15 @@ def split_images(found: folder.Index, root: Path) -> tuple[list[records.Record],
             f"{root} needs real/ and fake/ with at least 2 images each, found "
             f"{counts['real']} real and {counts['fake']} fake"
         )
-    if found.held_out_doubts:
-        names = ", ".join(map(repr, found.held_out_doubts[:5]))
-        raise ValueError(
-            f"{root}: {names} looks like test or validation images and is not read as "
-            "such, so fit would train on them; rename the folder to test/ or val/, or "
-            "to something else"
-        )
     splits = {record.split for record in labelled}
+    trained = "" if splits == {""} else "train"
+    doubts = [name for split, name in found.held_out_doubts if split == trained]
+    if doubts:
+        raise ValueError(
+            f"{root}: {', '.join(map(repr, doubts[:5]))} looks like test or validation "
+            "images and is not read as such, so fit would train on them; rename the "
+            "folder to test/ or val/, or to something else"
+        )
     if splits == {""}:
         split = _held_out(labelled, root)
         how = (

@@ -185,8 +185,9 @@ def _import(arguments, cache, c, workdir, name) -> int:
         method = training.methods[0]
         if training.new:
             notes = method.config["training"]["settings"]["weights_notes"]
-            taken = f": {'; '.join(notes)}" if notes else ""
-            say(f"read {arguments.weights}{taken}")
+            say(f"read {arguments.weights}")
+            for note in notes:
+                say(f"  {note}")
             say(f"{method.range()['text']}; wrote {workdir.method(name)}")
         else:
             say(f"{workdir.method(name)} has these weights already; nothing to do")
@@ -200,32 +201,40 @@ def _import(arguments, cache, c, workdir, name) -> int:
 
 def _say_trained(training, facts, seconds, folder) -> None:
     from item_jax.protocol import generators_text
+    from item_jax.tables import span
 
     seeds = training.methods
+    judged = _judged(seeds[0])
     aucs = [one.train_auc for one in seeds if one.train_auc is not None]
-    told = f", training AUC {_span(aucs, '.3f')}" if aucs else ""
+    told = f", training AUC {span(aucs, '.3f')}" if aucs else ""
     say(
         f"trained {seeds[0].name!r}, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}, "
         f"on {facts['real']} real + {facts['fake']} fake of "
-        f"{generators_text(facts['generators'])}{_epochs(seeds)}{told}, "
+        f"{generators_text(facts['generators'])}{_epochs(seeds)}{judged}{told}, "
         f"{seconds:.1f} s; wrote {folder}"
     )
 
 
+def _judged(seed) -> str:
+    """What ended the training, for a method that is stopped or chosen by images."""
+    counts = seed.config["training"].get("validation")
+    if counts is None:
+        return ""
+    if counts["real"]:
+        return f", judged on {counts['real'] + counts['fake']} validation images"
+    return ", judged on some of the training images (no validation images)"
+
+
 def _epochs(seeds) -> str:
     """The epochs that were trained, and how many there could have been."""
+    from item_jax.tables import span
+
     counts = [one.config["fit"]["epochs"] for one in seeds]
     if None in counts:
         return ""
     most = seeds[0].config["training"]["settings"].get("train", {}).get("epochs")
-    text = f", {_span(counts, 'd')} epochs"
+    text = f", {span(counts, 'd')} epochs"
     return text + (f" of at most {most}" if most and min(counts) < most else "")
-
-
-def _span(values, form: str) -> str:
-    """The least and the largest value of several seeds, once if they look the same."""
-    ends = [format(value, form) for value in (min(values), max(values))]
-    return " to ".join(dict.fromkeys(ends))
 
 
 def _default_name(method: str) -> str:

@@ -272,7 +272,7 @@ class Index:
         below no generator's folder.
       settings: what was read and how, for `records.run.json`.
       held_out_doubts: folders that look like a test or validation set and are not read
-        as one: nobody may train on their images by accident.
+        as one, after the split they are read as; see `labels.Reader`.
     """
 
     records: list[Record]
@@ -280,7 +280,7 @@ class Index:
     notes: list[str]
     real_sources: dict[str, str] = dataclasses.field(default_factory=dict)
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
-    held_out_doubts: list[str] = dataclasses.field(default_factory=list)
+    held_out_doubts: list[tuple[str, str]] = dataclasses.field(default_factory=list)
 
     def text(self, *, most: int = 20) -> str:
         """Returns the counts, at most `most` faults, and the notes, for people."""
@@ -354,7 +354,8 @@ def label_folders(
         skipped(found)
         + reader.notes()
         + remarks.unlabelled(records, found.lists)
-        + remarks.below_labels(records),
+        + remarks.below_labels(records)
+        + remarks.below_splits(records),
         protocol.complete_real_sources([vars(record) for record in records]),
         {"benchmark": benchmark},
         reader.held_out_doubts(),

@@ -18,7 +18,7 @@ from typing import Any
 from item_jax import protocol
 from item_jax.datasets import labels, remarks
 from item_jax.files import printable
-from item_jax.records import Record, is_blank, normalise_key
+from item_jax.records import Record, normalise_key
 
 FIELDS = ("benchmark", "generator", "caption", "objects")
 """Fields of a `Record` that are read as they are; label and split have synonyms."""
@@ -84,12 +84,7 @@ def records_of(
     label_column = labels.label_column(values)
     split_column = _split_column(values)
     keys = [normalise_key(row.prefix + row.key) for row in rows]
-    paths = [
-        (*row.folders, *normalise_key(row.key).split("/")[:-1])
-        if isinstance(row.key, str)
-        else row.folders
-        for row in rows
-    ]
+    paths = [(*row.folders, *normalise_key(row.key).split("/")[:-1]) for row in rows]
     reader = labels.Reader(paths)
     seen: dict[str, str] = {}
     records = []
@@ -235,6 +230,6 @@ def decode(content: bytes) -> str:
     return text
 
 
-def clean(text: str) -> str | None:
-    """Returns a caption without byte order mark and outer blanks; None for a blank."""
-    return None if is_blank(text) else text.strip("\ufeff\u200b \t\r\n\f\v")
+def clean(text: str) -> str:
+    """Returns a caption without byte order mark and outer blanks."""
+    return text.strip("\ufeff\u200b \t\r\n\f\v")

@@ -241,7 +241,9 @@ class Reader:
             (kind, name, looks)
             for kind, known in (("label", label or contradiction), ("split", split))
             for i, name in enumerate(folders)
-            if not known and (looks := self._looks(folders[:i], name, kind))
+            if (looks := self._looks(folders[:i], name, kind))
+            # Not even inside train/ may images of a test set pass for others.
+            and (not known or (known == "train" and looks in ("val", "test")))
         )
         generator = above[0] if above else ""
         return _Place(label, generator, split, numbered, contradiction, doubts)
@@ -269,28 +271,33 @@ class Reader:
 
     def faults(self) -> list[str]:
         """Returns what looks like a label or split and was not read as one."""
-        doubts: Counter[tuple[str, str, str, str]] = Counter()
+        doubts: Counter[tuple[str, ...]] = Counter()
         contradictions: Counter[str] = Counter()
         for path, n in self._counts.items():
             own = self._known[path]
             for kind, name, looks in own.doubts:
-                doubts[kind, name, looks, own.generator] += n
+                doubts[kind, name, looks, own.generator, own.split] += n
             if own.contradiction:
                 contradictions[own.contradiction] += n
         lines = [f"{what} ({count(n)})" for what, n in sorted(contradictions.items())]
-        for (kind, name, looks, generator), n in sorted(doubts.items()):
+        for (kind, name, looks, generator, split), n in sorted(doubts.items()):
             like = f"the {kind} {looks!r}" if looks != kind else f"a {kind}"
             taken = "a generator" if name == generator else f"no {kind}"
+            if kind == "split" and split:
+                taken = f"part of {split}"
             lines.append(
                 f"folder {name!r} ({count(n)}) looks like {like} and is taken for "
                 f"{taken}; {allowed(kind, looks)}"
             )
         return lines
 
-    def held_out_doubts(self) -> list[str]:
-        """Returns the folders that look like a test or validation set and are not."""
+    def held_out_doubts(self) -> list[tuple[str, str]]:
+        """Returns the folders that look like a test or validation set and are not.
+
+        Each as the split it is read as, "" or "train", and its name.
+        """
         found = {
-            name
+            (self._known[path].split, name)
             for path in self._counts
             for kind, name, looks in self._known[path].doubts
             if kind == "split" and looks in ("val", "test")

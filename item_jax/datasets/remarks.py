@@ -66,6 +66,35 @@ def below_labels(records: Iterable[Record]) -> list[str]:
     ]
 
 
+def below_splits(records: Iterable[Record]) -> list[str]:
+    """Notes folders between a split and a label that lie below a generator.
+
+    In `mine/train/glide/real` either `mine` is a set and `glide` the generator, or
+    `glide` is a class.
+    """
+    inside: dict[str, set[str]] = defaultdict(set)
+    for record in records:
+        folders = record.key.split("/")[:-1]
+        if record.label is None or folders[:1] != [record.generator]:
+            continue
+        between: list[str] | None = None  # None: no split yet
+        for name in folders[1:]:
+            if labels.split_of(name):
+                between = between or []
+            elif labels.label_of(name) == record.label:
+                inside[record.generator] |= set((between or [])[:1])
+                break
+            elif between is not None:
+                between.append(name)
+    return [
+        f"folder {top!r} is taken for one generator; {', '.join(sorted(own)[:4])}"
+        f"{' ...' if len(own) > 4 else ''} below its splits are not read. If these are "
+        "the generators, point at the folder itself"
+        for top, own in sorted(inside.items())
+        if len(own) > 1
+    ]
+
+
 def sets_as_generators(records: Iterable[Record]) -> list[str]:
     """Faults for folders that are taken for generators and look like sets of them."""
     known = benchmarks.names()
@@ -77,24 +106,31 @@ def sets_as_generators(records: Iterable[Record]) -> list[str]:
         top, _, rest = record.key.partition("/")
         if record.generator and top == record.generator and rest:
             inside[top] |= {f for f in rest.split("/")[:-1]}
+    names = {top: _benchmark(top, known) for top in sorted(inside)}
+    pairs = ",".join(f"{name or top}={top}" for top, name in names.items())
     lines = []
-    tops = sorted(inside)
-    for top in tops:
-        word = re.sub(r"[\W_]", "", top.casefold())
-        named = next((b for b in known if word.startswith(b)), "")
+    for top, name in names.items():
         own = sorted(
-            name
-            for name in inside[top]
-            if name.casefold() in generators and name.casefold() != top.casefold()
+            below
+            for below in inside[top]
+            if below.casefold() in generators and below.casefold() != top.casefold()
         )
-        if top.casefold() in generators or not (named or len(own) > 1):
+        if top.casefold() in generators or not (name or len(own) > 1):
             continue
         why = f"it holds {', '.join(own[:3])}" if own else "it is called like one"
-        beside = ", ".join(name for name in tops if name != top)
+        remedy = "point at the folder itself" + (
+            f" with --benchmark {name}" * bool(name)
+        )
+        if len(names) > 1:
+            remedy = f"name each set: --benchmark {pairs}"
         lines.append(
             f"folder {top!r} is taken for one generator and looks like a set of them "
-            f"({why}): point at the folder itself"
-            + (f" with --benchmark {named}" if named else "")
-            + (f", and index {beside} apart" if beside else "")
+            f"({why}): {remedy}"
         )
     return lines
+
+
+def _benchmark(folder: str, known: Iterable[str]) -> str:
+    """The benchmark that a folder is called like, or ""."""
+    word = re.sub(r"[\W_]", "", folder.casefold())
+    return next((name for name in known if word.startswith(name)), "")

@@ -29,6 +29,7 @@ from item_jax.datasets.foreign import (
     records_of,
 )
 from item_jax.images import ImageError
+from item_jax.records import normalise_key
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif", "avif")
 TEXTS = {"txt": "caption", "cls": "label"}
@@ -126,8 +127,8 @@ def _is_image(name: str) -> bool:
 
 
 def _is_skipped(name: str) -> bool:
-    parts = (part for part in name.split("/") if part not in (".", ".."))
-    return any(map(is_companion, parts))
+    parts = normalise_key(name).split("/")
+    return any(is_companion(part) for part in parts if part != "..")
 
 
 def _samples(
@@ -148,7 +149,7 @@ def _samples(
                 elif _is_skipped(member.name):
                     skipped["hidden or of the system"] += 1
                 else:
-                    folder, slash, base = member.name.rpartition("/")
+                    folder, slash, base = normalise_key(member.name).rpartition("/")
                     # As webdataset has it: the extension begins at the first dot.
                     stem, _, extension = base.partition(".")
                     name = folder + slash + stem

@@ -90,16 +90,7 @@ def compared(
     rows = rows_of(
         study.evaluate(fitted, cache=cache, only=only, varied=varied), **more
     )
-    printed = [*published("tables 1 and 2"), *published("table 3")]
-    known = [_known_as(rows, cell) for cell in printed]
-    wanted = list(dict.fromkeys([*known, *only]))
-
-    def place(column: str) -> int:
-        names = (column, column.rpartition("/")[2], column.partition("/")[0])
-        return min((wanted.index(n) for n in names if n in wanted), default=len(wanted))
-
-    columns = sorted(order(rows, "column"), key=place)
-    columns = order([{"column": column} for column in columns], "column")
+    columns = in_order(order(rows, "column"), only)
     return [
         row
         for name in order(rows, "method")
@@ -107,6 +98,19 @@ def compared(
         for row in rows
         if (row["method"], row["column"]) == (name, column)
     ]
+
+
+def in_order(columns: Sequence[str], only: Sequence[str]) -> list[str]:
+    """Sorts columns as the papers' tables, then as `only`; averages stay last."""
+    printed = [*published("tables 1 and 2"), *published("table 3")]
+    cells = [{"column": column} for column in columns]
+    wanted = list(dict.fromkeys([*(_known_as(cells, c) for c in printed), *only]))
+
+    def place(column: str) -> int:
+        names = (column, column.rpartition("/")[2], column.partition("/")[0])
+        return min((wanted.index(n) for n in names if n in wanted), default=len(wanted))
+
+    return order([{"column": c} for c in sorted(columns, key=place)], "column")
 
 
 def only_one(rows: Sequence[Row], what: str) -> list[str]:

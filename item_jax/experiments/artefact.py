@@ -156,7 +156,8 @@ def best(rows: Iterable[Row], figure: str) -> Row | None:
     """
 
     def above(row: Row) -> bool:
-        ends, chance = row["interval_95"].get(figure), row["chance"].get(figure)
+        ends = row["interval_95"].get(figure)
+        chance = row.get("chance", {}).get(figure)
         return bool(ends) and chance is not None and ends[0] > chance
 
     found = [row for row in rows if row.get(figure) is not None and above(row)]

@@ -22,20 +22,20 @@ NAMES = {
     "acc": "ACC",
     "balanced_acc": "balanced ACC",
     "ap": "AP",
-    "ap_balanced": "AP at half fakes",
+    "ap_balanced": "balanced AP",
     "auc": "AUC",
     "silhouette": "silhouette",
 }
 
 UNITS = {
-    "noise": "variance",
+    "noise": "variance (ITEM's sigma)",
     "noise-ycbcr": "variance in YCbCr",
     "noise-std": "standard deviation",
     "blur": "sigma in pixels",
     "jpeg": "quality",
 }
-"""What the severities of a perturbation count. The papers call the variance of the
-noise sigma; see `item_jax.perturb`."""
+"""What the severities of a perturbation count; why the noise's is a variance stands in
+`item_jax.perturb`."""
 
 # Okabe and Ito's palette, distinguishable with any colour vision, and marks beside it.
 PALETTE = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7")
@@ -58,15 +58,19 @@ def grid(artefact: Artefact) -> Figure:
     columns = order(artefact.rows, artefact.columns_by)
     cells = _cells(artefact)
     height = 1.6 + 0.36 * (len(lines) + 1)
+    across = 2 if len(artefact.figures) > 1 and len(columns) <= 8 else 1
+    down = -(-len(artefact.figures) // across)
     figure, axes = plt.subplots(
-        len(artefact.figures),
-        1,
+        down,
+        across,
         squeeze=False,
         layout="constrained",
-        figsize=(3.2 + 0.85 * len(columns), height * len(artefact.figures)),
+        figsize=((3.2 + 0.85 * len(columns)) * across, height * down),
     )
     colours = plt.get_cmap("cividis").with_extremes(bad="white", under="0.85")
-    for axis, name in zip(axes[:, 0], artefact.figures):
+    for axis in axes.flat[len(artefact.figures) :]:
+        axis.set_axis_off()
+    for axis, name in zip(axes.flat, artefact.figures):
         above = np.full((len(lines) + 1, len(columns)), np.nan)
         texts: dict[tuple[int, int], str] = {}
         strong = set()
@@ -85,12 +89,13 @@ def grid(artefact: Artefact) -> Figure:
                 texts[len(lines), j] = f"{100 * chance:.1f}"
         found = above[np.isfinite(above)]
         top = max(1.0, float(found.max(initial=0)))
-        image = axis.imshow(above, cmap=colours, vmin=0, vmax=top, aspect="auto")
-        figure.colorbar(image, ax=axis, extend="min", pad=0.01, aspect=12).set_label(
-            "above chance", fontsize=8
-        )
+        least = 1e-6 * top  # at chance is grey too
+        image = axis.imshow(above, cmap=colours, vmin=least, vmax=top, aspect="auto")
+        if found.max(initial=0) > least:
+            bar = figure.colorbar(image, ax=axis, extend="min", pad=0.01, aspect=12)
+            bar.set_label("points above chance", fontsize=8)
         for (i, j), value in np.ndenumerate(above):
-            dark = np.isnan(value) or value < 0 or value > 0.55 * top
+            dark = np.isnan(value) or value < least or value > 0.55 * top
             axis.text(
                 *(j, i, texts.get((i, j), "-")),
                 ha="center",
@@ -113,10 +118,10 @@ def grid(artefact: Artefact) -> Figure:
             ha="right",
             fontsize=8,
         )
-        bottom = "all one class" if name == "acc" else "chance"
+        bottom = "majority class" if name == "acc" else "chance"
         axis.set_yticks(np.arange(len(lines) + 1), [*lines, bottom], fontsize=8)
         axis.set_title(f"{NAMES[name]}, percent", fontsize=9, loc="left")
-    under = ["below: real + fake images; bold: best above chance; grey: below chance"]
+    under = ["real + fake images; bold: the best above chance; grey: not above it"]
     if any(row.get("trained") for row in artefact.rows):
         under.append("* trained on")
     figure.supxlabel("; ".join(under), fontsize=8)

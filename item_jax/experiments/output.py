@@ -98,7 +98,7 @@ def markdown(title: str, artefact: Artefact) -> str:
     lines = [f"# {title}", ""]
     for figure in artefact.figures if artefact.rows else ():
         lines += [f"## {_heading(figure)}", "", *_markdown_table(artefact, figure), ""]
-    lines += [f"- {note}" for note in notes(artefact)]
+    lines += [f"- {note}".replace("*", r"\*") for note in notes(artefact)]
     for figure in artefact.figures if artefact.published else ():
         if figure not in ("acc", "ap"):
             continue
@@ -158,6 +158,10 @@ def notes(artefact: Artefact) -> list[str]:
             out.append(
                 "* trained on this generator; the unseen average is without those"
             )
+        if {"balanced_acc", "ap_balanced"} & {*artefact.figures}:
+            out.append(
+                "balanced: real and fake images count half each, whatever their number"
+            )
         out.append(
             "bold: the best of a column, among those whose interval lies above chance"
         )
@@ -210,7 +214,7 @@ def _below(
             for rows in of.values()
         ]
 
-    blind = "all of the larger class" if figure == "acc" else "chance"
+    blind = "majority class" if figure == "acc" else "chance"
     return [
         (blind, each(lambda row: _percent(row["chance"].get(figure)))),
         ("real + fake", each(lambda row: f"{row['n_real']:,} + {row['n_fake']:,}")),
@@ -265,15 +269,18 @@ def latex(title: str, artefact: Artefact) -> str:
             for name, texts in body:
                 cells = " & ".join(_escaped(text) for text in (name, *texts))
                 lines.append(cells + r" \\")
-        lines += [r"\bottomrule", r"\end{tabular}"]
-    return "\n".join([*lines, ""])
+        lines += [r"\bottomrule", r"\end{tabular}", ""]
+    return "\n".join(lines)
 
 
 def _latex_cell(row: Row | None, figure: str, strong: bool) -> str:
     text = _escaped(_plain(row, figure))
     text = rf"\textbf{{{text}}}" if strong else text
-    ends = row and row.get("interval_95", {}).get(figure)
-    if not ends or row is None or row.get(figure) is None:
+    if row is None or row.get(figure) is None:
+        return text
+    text += "*" * bool(row.get("trained"))
+    ends = row.get("interval_95", {}).get(figure)
+    if not ends:
         return text
     return rf"{text} {{\scriptsize {100 * ends[0]:.1f}--{100 * ends[1]:.1f}}}"
 
@@ -310,8 +317,8 @@ def _cell(row: Row | None, figure: str, strong: bool = False) -> str:
         return "-"
     ends = row.get("interval_95", {}).get(figure)
     shown = f" ({100 * ends[0]:.1f}-{100 * ends[1]:.1f})" if ends else ""
-    text = _plain(row, figure)
-    return (f"**{text}**" if strong else text) + shown
+    text = f"**{_plain(row, figure)}**" if strong else _plain(row, figure)
+    return text + r"\*" * bool(row.get("trained")) + shown
 
 
 def _plain(row: Row | None, figure: str) -> str:
@@ -319,7 +326,7 @@ def _plain(row: Row | None, figure: str) -> str:
         return "-"
     if figure == "silhouette":
         return f"{row[figure]:+.3f}"
-    return _percent(row[figure]) + "*" * bool(row.get("trained"))
+    return _percent(row[figure])
 
 
 def _percent(value: float | None) -> str:

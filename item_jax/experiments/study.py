@@ -342,7 +342,8 @@ def own_settings(
       {method: {field: value}}.
 
     Raises:
-      ValueError: for another form, another method, or a field that it does not use.
+      ValueError: for another form or method, an unknown field, one that the method
+        does not use, or a value of another type.
     """
     found: dict[str, dict[str, str]] = {}
     for entry in entries:
@@ -351,6 +352,7 @@ def own_settings(
         if not (name and field and value):
             raise ValueError(f"paper.settings: {entry!r} is not METHOD:FIELD=VALUE")
         name = check("method of paper.settings", name, names)
+        config_lib.override(config_lib.default(), field, value)
         train_lib.refuse_unused(name, [field])
         found.setdefault(name, {})[field] = value
     return found

@@ -17,6 +17,9 @@ and, where it makes sense,
     FIXES                      config fields it sets itself: {"head.name": "linear"}
     fit_seeds(parts, config, seeds, *, checkpoints, on_epoch)
                                -> a state per seed; without it, it is fitted once
+    VALIDATES                  True if held-out images judge its training; its
+                               `fit_seeds` then takes `validation=`, parts as well, and
+                               holds some training images out where there are none
     START                      the weights that its authors started from, in words; its
                                `fit_seeds` then takes `start=`
     from_weights(tensors)      -> state: of weights that its authors, or their code,

@@ -103,6 +103,10 @@ class Classifier:
     from_weights: Callable[[Mapping[str, np.ndarray]], _network.State] | None = None
     NEEDS: tuple[str, ...] = ("pixels",)
 
+    @property
+    def VALIDATES(self) -> bool:
+        return self.stopping is not None
+
     def fit(self, parts: Sequence[Embeddings], config: ConfigDict) -> _network.State:
         """Trains with `config.seed`."""
         return self.fit_seeds(parts, config, [config.seed])[0]
@@ -116,11 +120,12 @@ class Classifier:
         checkpoints: str | Path | None = None,
         on_epoch: Any = _network.quiet,
         start: Any = None,
+        validation: Sequence[Embeddings] = (),
     ) -> list[_network.State]:
         """Trains a network per seed, side by side.
 
         Args:
-          parts, config, seeds, checkpoints, on_epoch: as for every method.
+          parts, config, seeds, checkpoints, on_epoch, validation: as for every method.
           start: weights to start from, `item_jax.published.Weights`, or None.
 
         Raises:
@@ -130,7 +135,8 @@ class Classifier:
         held_out: dict[str, Any] = {}
         stopping = None
         if self.stopping is not None:
-            data, held_out = _network.held_out(data)
+            judges = self._pictures(validation) if validation else None
+            data, held_out = _network.held_out(data, judges)
             stopping = EarlyStopping(self._accuracy, **self.stopping(config.train))
         steps = -(-len(data["labels"]) // config.train.batch_size)
         recipe = _network.recipe(

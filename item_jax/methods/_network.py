@@ -29,7 +29,8 @@ Inputs = Callable[[Embeddings], dict[str, np.ndarray]]
 State = dict[str, Any]
 
 HELD_OUT = 10
-"""One of so many training images judges a training. The authors had images for that."""
+"""One of so many training images judges a training where there are no others for it.
+Not in any paper: the authors had validation images."""
 
 
 def linear(x: jax.Array, features: int, name: str, *, kernel_init: Any = None):
@@ -55,14 +56,22 @@ def joined(parts: Sequence[Embeddings], inputs: Inputs) -> dict[str, np.ndarray]
     return {name: np.concatenate([arrays[name] for arrays in each]) for name in each[0]}
 
 
-def held_out(data: Mapping[str, np.ndarray]) -> tuple[Arrays, Arrays]:
-    """Splits training data: most of it, and one of `HELD_OUT` images of each label.
+def held_out(
+    data: Mapping[str, np.ndarray], validation: Mapping[str, np.ndarray] | None = None
+) -> tuple[Arrays, Arrays]:
+    """Returns what to train on, and what judges the training.
 
-    The same for every seed, so that seeds differ by their training alone.
+    Args:
+      data: of the training images.
+      validation: the same of validation images. Without them one of `HELD_OUT` training
+        images of each label is held out, the same for every seed, so that seeds differ
+        by their training alone.
 
     Raises:
-      ValueError: if a label has fewer than two images.
+      ValueError: if a label has fewer than two images, one of which is to be held out.
     """
+    if validation is not None:
+        return dict(data), dict(validation)
     labels, rng = np.asarray(data["labels"]), np.random.default_rng(0)
     chosen = np.zeros(len(labels), bool)
     for label in (0, 1):

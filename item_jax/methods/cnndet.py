@@ -16,9 +16,9 @@ one of their validation:
     item_jax.methods.cnndet:resized   the short side to 256, the middle 224: validation
 
 Differences: training ends after 100 epochs at the latest, theirs after 10,000;
-a tenth of the training images decides when to stop, where they have ProGAN images held
-out for it, blurred (sigma 1.5) and compressed (quality 65) with the same probability,
-which ours are not; random crops are from the middle square of the resized picture,
+validation images or, without any, a tenth of the training images decide when to stop;
+theirs are blurred (sigma 1.5) and compressed (quality 65) with the same probability,
+ours are not; random crops are from the middle square of the resized picture,
 theirs from anywhere; JPEG is our own coder, theirs is OpenCV's or Pillow's, see
 `_augment.py`; BatchNorm's running variance is Flax's, without Bessel's correction.
 `--weights` takes `blur_jpg_prob0.1.pth` and `blur_jpg_prob0.5.pth` of their repository,

@@ -1,8 +1,16 @@
 """De-Fake: an MLP on image and caption side by side (Sha et al., CCS 2023).
 
 [I; T] as they are -> 512 (ReLU, dropout 0.5) -> 256 (ReLU) -> 2, cross-entropy, Adam
-3e-4. The paper trains 50 epochs in batches of 32 on ViT-B/32 with captions of BLIP;
-here it sees the towers and captions of the cache.
+3e-4, 50 epochs in batches of 32, of which the last is kept: the authors' `train.py`.
+
+Deviations: the authors embed with ViT-B/32, here it is the tower of the cache. They
+train on the prompts that the images were made of and test with captions of BLIP (3
+beams, 5 to 60 tokens); here both are the captions of the cache. They squash training
+images to 224 x 224, scaled to -1 to 1, and test with CLIP's own scaling; here both see
+the views of the cache. They test with a CLIP that was fine-tuned (`finetune_clip.pt`);
+here it is frozen, as in their `train.py`. `--weights` takes the state of their network,
+`train_linear_model.pth`; `clip_linear.pt` is a whole module, which PyTorch has to
+convert.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ names them. Settings of the authors' repository: those of `resnet50.py`, from Im
 weights (`--start`), on maps of 256 pixels, at most 400 epochs; scored on the middle 224
 of a map. `--weights` takes what their code saves, such as `lsun_adm.pth`; the file does
 not say which diffusion model its maps are of. Differences: maps are PNGs, where the
-authors store those of JPEG files as JPEG; a tenth of the training images decides when
-to stop, theirs are held out for it; BatchNorm's running variance is Flax's, without
+authors store those of JPEG files as JPEG; validation images or, without any, a tenth of
+the training images decide when to stop; BatchNorm's running variance is Flax's, without
 Bessel's correction.
 """
 

@@ -17,8 +17,8 @@ patches:
     item_jax.methods.patchforensics:voted   the share of patches that say fake: "vote"
 
 `--weights` takes what their code saves, of `xception_block2`. Differences: real and
-fake images are not paired within a batch, an accuracy of 1 does not end the training, a
-tenth of the training images decides when it ends, theirs are held out for it; and
+fake images are not paired within a batch, an accuracy of 1 does not end the training;
+without validation images a tenth of the training images decides when it ends; and
 BatchNorm's running variance is Flax's, without Bessel's correction.
 """
 

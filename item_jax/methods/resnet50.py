@@ -2,12 +2,13 @@
 
 The papers name it and state no settings. Here they are CNNDetection's without its blur
 and JPEG: the short side to 256, random crops of 224 and flips, the last layer from N(0,
-0.02), Adam 1e-4 in batches of 64, early stopping by the accuracy on a tenth of the
-training images, 100 epochs at most; scored on the short side resized to 256, the middle
-224. 23,510,081 parameters. `--start` takes ImageNet's weights under torchvision's
-names, such as `timm/resnet50.tv_in1k`; without them it starts from random ones, and its
-rows do not reproduce those that start from ImageNet's. `--weights` takes a detector
-under the same names, its layer `fc` with one output. BatchNorm's running variance is
+0.02), Adam 1e-4 in batches of 64, early stopping by the accuracy on validation images
+or, without any, on a tenth of the training images, 100 epochs at most; scored on the
+short side resized to 256, the middle 224. 23,510,081 parameters. `--start` takes
+ImageNet's weights under torchvision's names, such as `timm/resnet50.tv_in1k`; without
+them it starts from random ones, and its rows do not reproduce those that start from
+ImageNet's. `--weights` takes a detector under the same names, its layer `fc` with one
+output. BatchNorm's running variance is
 Flax's, without Bessel's correction.
 """
 

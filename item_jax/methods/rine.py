@@ -191,7 +191,9 @@ def from_weights(tensors: Mapping[str, np.ndarray]) -> _network.State:
         layers |= {f"first{i}": f"proj1.{1 + 3 * i}"}
         layers |= {f"second{i}": f"proj2.{1 + 3 * i}"}
     rows = {"class_tokens": [blocks, inside]}
-    found = _start.state(Network(**sizes), rows, layers, tensors, ignored=("alpha",))
+    found = _start.state(
+        Network(depth, width), rows, layers, tensors, ignored=("alpha",)
+    )
     found["params"]["importance"] = {"alpha": alpha}
     return found | {"network": sizes}
 

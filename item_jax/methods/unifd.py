@@ -2,11 +2,16 @@
 
 logit = w I + b on the embedding without normalisation. Settings of the authors'
 `networks/trainer.py` and options: start N(0, 0.02), AdamW 1e-4 without weight decay,
-batches of 256, early stopping by the accuracy on held-out images. Two differences: the
-authors held out ProGAN's test images, here it is a tenth of the training images; and
-they trained on crops, blurred and compressed at random, where the cache has one clean
-view. `item-jax train --method unifd --weights fc_weights.pth` takes the authors' own
-weights.
+batches of 256, at most 100 epochs, early stopping by the accuracy on held-out images.
+
+Deviations: the authors hold out ProGAN's test images, of which they blur (sigma 1.5)
+and compress (JPEG 65) half each; here it is the validation images of the training's
+generators or, without any, a tenth of the training images, clean. They
+train on images resized to 256, cropped, flipped, blurred and compressed at random,
+where the cache has one clean view. Here the best epoch is kept; their
+`model_epoch_best.pth` is written anew in each epoch, so that it is the last. They test
+on the middle 224 pixels without resizing, where `views.geometry` of the cache decides.
+`item-jax train --method unifd --weights fc_weights.pth` takes the authors' own weights.
 """
 
 from __future__ import annotations
@@ -26,6 +31,7 @@ from item_jax.methods import _network, _start
 
 NEEDS = ("image_emb",)
 SETTINGS = ("train",)
+VALIDATES = True
 DEFAULTS = {
     "train.epochs": 100,
     "train.batch_size": 256,
@@ -67,6 +73,7 @@ def fit_seeds(
     *,
     checkpoints: str | Path | None = None,
     on_epoch: Any = _network.quiet,
+    validation: Sequence[Embeddings] = (),
 ) -> list[_network.State]:
     """Trains a layer per seed, side by side."""
     c = config.train
@@ -83,7 +90,10 @@ def fit_seeds(
         optax.adamw(c.learning_rate, weight_decay=c.weight_decay),
         stopping=EarlyStopping(accuracy, learning_rate=c.learning_rate),
     )
-    data, held_out = _network.held_out(_network.joined(parts, inputs))
+    data, held_out = _network.held_out(
+        _network.joined(parts, inputs),
+        _network.joined(validation, inputs) if validation else None,
+    )
     trained = _network.train(
         recipe, data, config, seeds, checkpoints, on_epoch, held_out=held_out
     )

@@ -2,11 +2,18 @@
 
 Dropout 0.5 on I as it is -> 1024 (ReLU) -> 1024 (ReLU) -> mu, s of 256 each; z = mu +
 softplus(s - 5) noise; logit = linear(z). The network is that of the authors'
-repository; their training is not published. Here the loss is the standard one (Alemi et
-al., 2017), binary cross-entropy + beta KL(N(mu, std^2) || N(0, 1)), with AdamW 1e-4 in
-batches of 256 over 50 epochs, and beta is chosen among `BETAS` by the cross-entropy on
-a tenth of the training images; the state says which. The repository draws noise at test
-time too; here z = mu, so that a score is one number.
+repository (`models/clip_models.py`).
+
+Deviations: their training code is not published. Of its settings their
+`options/base_options.py` has batches of 256, no weight decay, crops of 224 and flips,
+blur (sigma 0 to 3) and JPEG (30 to 100) of a tenth of the images each; the cache has
+one clean view. The rest is ours: the standard loss (Alemi et al., 2017), binary
+cross-entropy + beta KL(N(mu, std^2) || N(0, 1)), with AdamW 1e-4 over 50 epochs; beta
+is chosen among `BETAS` by the cross-entropy on validation images or, without any, on a
+tenth of the training images, and the state says which. The authors draw noise at test
+time too; here z = mu, so that a score is one number. They test on the middle 224 pixels
+without resizing, where `views.geometry` of the cache decides. `--weights` takes what
+their training code saves, `{"model": ..., "optimizer": ...}`.
 """
 
 from __future__ import annotations
@@ -28,6 +35,7 @@ from item_jax.methods.unifd import inputs
 
 NEEDS = ("image_emb",)
 SETTINGS = ("train",)
+VALIDATES = True
 DEFAULTS = {
     "train.epochs": 50,
     "train.batch_size": 256,
@@ -72,6 +80,7 @@ def fit_seeds(
     *,
     checkpoints: str | Path | None = None,
     on_epoch: Any = _network.quiet,
+    validation: Sequence[Embeddings] = (),
 ) -> list[_network.State]:
     """Trains a network per seed and beta, side by side; keeps the best of each seed."""
     c, module = config.train, Network()
@@ -92,7 +101,10 @@ def fit_seeds(
         optax.adamw(c.learning_rate, weight_decay=c.weight_decay),
         loss=loss,
     )
-    data, held_out = _network.held_out(_network.joined(parts, inputs))
+    data, held_out = _network.held_out(
+        _network.joined(parts, inputs),
+        _network.joined(validation, inputs) if validation else None,
+    )
     trained = _network.train(
         recipe,
         data,

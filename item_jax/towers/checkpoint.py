@@ -1,23 +1,20 @@
-"""The files of a checkpoint: finding them and reading their tensors.
+"""The files of a checkpoint: finding them.
 
 Everything here was written by others, so damage is a `ValueError` that names the file.
-Reading tensors is strict both ways: every tensor of the files is used or on a list of
-known buffers, every parameter is filled, every shape fits, every number is finite.
+`tensors.py` reads what is in the weights.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import flax.traverse_util
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from item_jax import files as files_lib
+from item_jax import signatures
 from item_jax.choices import nearest
 from item_jax.towers.checks import open_clip_kind
 
@@ -32,8 +29,7 @@ WITH_SAFETENSORS = {
 # Configuration and tokenizer, all but the weights.
 SMALL_FILES = ("*.json", "*.txt", "*.model")
 
-# safetensors' names of the dtypes that weights may be stored in.
-FLOATING = ("F64", "F32", "F16", "BF16")
+INDEX = ".index.json"
 
 # Path in the parameter tree -> (key or keys in the file, layout function of as many
 # tensors). `{i}` runs over the layers.
@@ -47,8 +43,8 @@ class Layout:
     Attributes:
       name: for messages, such as "open_clip".
       config: the file name of the configuration.
-      weights: the file names that the weights may have, in order of preference. Beside
-        each, `NAME.index.json` may list the shards of it.
+      weights: the file names that the weights may have, in order of preference. Where
+        there is no such file, `NAME.index.json` may list its shards.
       keys: where each parameter is in the weight files.
       ignored: regular expression of tensors that are no parameters.
       model_type: what the configuration's `model_type` must be; "" if it has none.
@@ -73,15 +69,24 @@ class CheckpointFiles:
       folder: where the files are.
       names: all file names, also of weights that are not downloaded yet.
       remote: whether it is a repository of the Hub.
+      chosen: the name of the weights to read, a file or the index of its shards; ""
+        for any.
     """
 
     def __init__(
-        self, source: str, folder: Path, *, remote: bool, revision: str | None
+        self,
+        source: str,
+        folder: Path,
+        *,
+        remote: bool,
+        revision: str | None,
+        chosen: str = "",
     ):
         """Prefer `open_checkpoint`."""
         self.source = source
         self.folder = folder
         self.remote = remote
+        self.chosen = chosen
         self._revision = revision
         self._json: dict[str, dict[str, Any]] = {}
         self.names = {p.name for p in folder.iterdir() if p.is_file()}
@@ -100,8 +105,20 @@ class CheckpointFiles:
         """
         path = self.folder / name
         if name not in self._json and path.is_file():
-            self._json[name] = files_lib.read_json(path)
+            try:
+                self._json[name] = files_lib.read_json(path)
+            except ValueError as e:
+                fault = signatures.download_fault(path)
+                raise ValueError(f"{path} {fault}" if fault else str(e)) from e
         return self._json.get(name)
+
+    def check_downloads(self, names: Iterable[str]) -> None:
+        """Raises ValueError for a file that is there and was not downloaded whole."""
+        for name in names:
+            if self.has(name) and (
+                fault := signatures.download_fault(self.folder / name)
+            ):
+                raise ValueError(f"{self.folder / name} {fault}")
 
     def layout(self, layouts: Sequence[Layout]) -> Layout | None:
         """Returns the first layout whose configuration and weights are there.
@@ -110,8 +127,31 @@ class CheckpointFiles:
         says what is missing. None if no configuration is of one of these layouts.
         """
         known = [layout for layout in layouts if self._fits(layout)]
-        whole = (layout for layout in known if self._weights_name(layout))
+        whole = (layout for layout in known if self._sources(layout))
         return next(whole, known[0] if known else None)
+
+    def others(self, layouts: Sequence[Layout]) -> list[CheckpointFiles]:
+        """Returns the same folder with each set of weights chosen that is not read.
+
+        Of a repository of the Hub there are none: one set is downloaded.
+        """
+        found = {
+            name: None
+            for layout in layouts
+            if self._fits(layout)
+            for name in self._sources(layout)
+        }
+        return [
+            CheckpointFiles(
+                self.source, self.folder, remote=False, revision=None, chosen=name
+            )
+            for name in list(found)[1:]
+            if not self.remote
+        ]
+
+    def reads(self, layout: Layout) -> str:
+        """Returns the name of the weights that are read, a file or an index."""
+        return next(iter(self._sources(layout)), layout.weights[0])
 
     def _fits(self, layout: Layout) -> bool:
         raw = self.json(layout.config)
@@ -120,11 +160,45 @@ class CheckpointFiles:
         kinds = layout.open_clip_kinds
         return not kinds or open_clip_kind(raw) in kinds
 
-    def _weights_name(self, layout: Layout) -> str | None:
+    def _sources(self, layout: Layout) -> list[str]:
+        """The weights that are there, files and indexes, in order of preference.
+
+        As in transformers a whole file comes before shards, and an index beside it
+        whose shards are gone is left over from an older save.
+        """
+        found = []
         for name in layout.weights:
-            if self.has(name) or self.has(f"{name}.index.json"):
-                return name
-        return None
+            index = f"{name}.index.json"
+            if self.has(name):
+                found.append(name)
+            if self.has(index) and (not self.has(name) or self._is_whole(index)):
+                found.append(index)
+        return [name for name in found if self.chosen in ("", name)]
+
+    def _is_whole(self, index: str) -> bool:
+        try:
+            shards = self._shards(index)
+        except ValueError:
+            return False
+        return bool(shards) and all(self.has(name) for name in shards)
+
+    def _shards(self, index: str) -> list[str]:
+        """The files that an index names.
+
+        Raises:
+          ValueError: for an index that is damaged, or names other files than
+            safetensors in its own folder.
+        """
+        where = self.folder / index
+        weight_map = files_lib.field(self.json(index) or {}, "weight_map", dict, where)
+        names = sorted({str(name) for name in weight_map.values()})
+        for name in names:
+            if Path(name).name != name or not name.endswith(".safetensors"):
+                raise ValueError(
+                    f"{where}: weight_map names {files_lib.printable(name)!r}; "
+                    "expected a .safetensors file beside it"
+                )
+        return names
 
     def weights(self, layout: Layout) -> list[Path]:
         """Returns the weight files of a layout, downloaded if need be.
@@ -132,24 +206,13 @@ class CheckpointFiles:
         Raises:
           ValueError: if there are none, with what is there instead.
         """
-        whole = self._weights_name(layout) or layout.weights[0]
-        names = [whole]
-        index = self.json(f"{whole}.index.json")
-        if index is not None:
-            where = self.folder / f"{whole}.index.json"
-            weight_map = files_lib.field(index, "weight_map", dict, where)
-            names = sorted({str(name) for name in weight_map.values()})
-            for name in names:
-                if Path(name).name != name or not name.endswith(".safetensors"):
-                    raise ValueError(
-                        f"{where}: weight_map names {files_lib.printable(name)!r}; "
-                        "expected a .safetensors file beside it"
-                    )
+        read = self.reads(layout)
+        names = self._shards(read) if read.endswith(INDEX) else [read]
         if self.remote:
             download(self.source, self._revision, allow_patterns=[*SMALL_FILES, *names])
         missing = [n for n in names if not (self.folder / n).is_file()]
         if missing or not names:
-            raise ValueError(self._no_weights(missing or [whole]))
+            raise ValueError(self._no_weights(missing or [read.removesuffix(INDEX)]))
         return [self.folder / n for n in names]
 
     def _no_weights(self, missing: list[str]) -> str:
@@ -178,7 +241,8 @@ def open_checkpoint(
     """Opens a checkpoint: a folder, else a repository whose small files are fetched.
 
     Args:
-      source: the folder or the repository id (owner/name).
+      source: the folder, a file of weights or an index of shards in it, or the
+        repository id (owner/name).
       revision: branch, tag or commit of a repository.
       short_names: other names, for the message.
 
@@ -188,6 +252,10 @@ def open_checkpoint(
     folder = Path(source)
     if folder.is_dir():
         return CheckpointFiles(source, folder, remote=False, revision=None)
+    if folder.is_file() and folder.name.endswith((".safetensors", INDEX)):
+        return CheckpointFiles(
+            source, folder.parent, remote=False, revision=None, chosen=folder.name
+        )
     if source.count("/") != 1 or source.startswith((".", "/")):
         raise ValueError(
             f"no checkpoint {source!r}: not a folder, not a repository id "
@@ -247,99 +315,3 @@ def hub_errors() -> tuple[type[Exception], ...]:
         # No network, whichever HTTP library this version of the hub is built on.
         *HfHubHTTPError.__bases__,
     )
-
-
-# ---- Reading tensors ----------------------------------------------------------------
-
-
-def read_params(
-    source: str, paths: Sequence[Path], shapes: Any, layout: Layout
-) -> dict[str, Any]:
-    """Fills a parameter tree from safetensors, strictly both ways.
-
-    Args:
-      source: the checkpoint, for messages.
-      paths: its weight files.
-      shapes: the tree of parameters, as shapes and dtypes.
-      layout: where each parameter is in the files.
-
-    Returns:
-      The tree, of NumPy arrays.
-
-    Raises:
-      ValueError: for a damaged file; for tensors that are missing, extra, duplicated,
-        misshapen, not floating point or not finite, with the difference.
-    """
-    wanted = flax.traverse_util.flatten_dict(shapes, sep="/")
-    where, problems = _open_weights(paths)
-    used: set[str] = set()
-    params: dict[str, np.ndarray] = {}
-    for path, target in wanted.items():
-        layer = re.search(r"block_(\d+)", path)
-        keys, arrange = layout.keys[re.sub(r"block_\d+", "block_{i}", path)]
-        names = [
-            key.format(i=layer and layer[1])
-            for key in ((keys,) if isinstance(keys, str) else keys)
-        ]
-        used.update(names)
-        faults = [fault for n in names if (fault := _fault(where.get(n), n))]
-        problems += faults
-        if faults:
-            continue
-        parts = [_tensor(where[n], n, source) for n in names]
-        try:
-            value = arrange(*parts)
-        except ValueError:  # of another rank than a weight of this kind has
-            value = parts[0]
-        found = " + ".join(f"{n} {list(t.shape)}" for n, t in zip(names, parts))
-        if value.shape != target.shape:
-            problems.append(f"misshapen {found} for our {path} {list(target.shape)}")
-            continue
-        value = np.ascontiguousarray(value, target.dtype).reshape(value.shape)
-        if not np.isfinite(value).all():
-            problems.append(f"NaN or infinite values in {found}")
-        params[path] = value
-    problems += [
-        f"extra {name}"
-        for name in sorted(set(where) - used)
-        if not re.fullmatch(layout.ignored, name)
-    ]
-    if problems:
-        shown = "\n  ".join(map(files_lib.printable, problems[:20]))
-        more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
-        raise ValueError(
-            f"the tensors of {source} do not fit its configuration ({layout.name} "
-            f"keys, {len(problems)} differences):\n  {shown}{more}"
-        )
-    return flax.traverse_util.unflatten_dict(params, sep="/")
-
-
-def _open_weights(paths: Sequence[Path]) -> tuple[dict[str, Any], list[str]]:
-    """Returns the open file of each tensor, and which tensors are duplicated."""
-    where: dict[str, Any] = {}
-    duplicated = []
-    for path in paths:
-        try:
-            handle = safe_open(path, framework="np")
-            names = list(handle.keys())
-        except (SafetensorError, OSError, ValueError) as e:
-            raise ValueError(f"{path} is not a whole safetensors file: {e}") from e
-        duplicated += [f"duplicated {name}" for name in names if name in where]
-        where |= dict.fromkeys(names, handle)
-    return where, duplicated
-
-
-def _fault(handle: Any, name: str) -> str | None:
-    if handle is None:
-        return f"missing {name}"
-    dtype = handle.get_slice(name).get_dtype()
-    if dtype not in FLOATING:
-        return f"{name} is stored as {dtype}, not floating point: quantised weights"
-    return None
-
-
-def _tensor(handle: Any, name: str, source: str) -> np.ndarray:
-    try:
-        return handle.get_tensor(name)
-    except (SafetensorError, TypeError, ValueError) as e:
-        raise ValueError(f"{source}: cannot read tensor {name!r}: {e}") from e

@@ -190,6 +190,7 @@ def load_tokenizer(files: CheckpointFiles, config: Config) -> Any:
     from transformers import CLIPTokenizer
 
     source = files.source
+    files.check_downloads(TOKENIZER_FILES)
     _check_tokenizer_kind(files)
     try:
         tokenizer = CLIPTokenizer.from_pretrained(str(files.folder))

@@ -68,6 +68,9 @@ def describe(
         if layout is not None and not checkpoint.remote:
             paths = checkpoint.weights(layout)
             facts.append(("weights", ", ".join(p.name for p in paths)))
+            others = [files.chosen for files in checkpoint.others(module.LAYOUTS)]
+            if others:
+                facts.append(("other weights", ", ".join(others)))
         if load:
             load_towers(source, revision=revision, family=family)
             facts.append(("tensors", "all there, every one used, all finite"))

@@ -268,6 +268,7 @@ def load_tokenizer(files: CheckpointFiles, config: Config) -> Any:
         raise ValueError(
             f"{source} has no tokenizer: none of {', '.join(TOKENIZER_FILES)}"
         )
+    files.check_downloads(there)
     for name in there:
         if name.endswith(".json"):
             files.json(name)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import html
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+
+from item_jax import files
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -46,3 +48,31 @@ between words; `whitespace_underscore`, a blank for each underscore too; `lower`
 
 OPEN_CLIP_CLEANINGS = ("whitespace", "whitespace_underscore", "lower", "canonicalize")
 """What `tokenizer_kwargs.clean` of an open_clip configuration may be."""
+
+
+def checked(texts: Iterable[str]) -> list[str]:
+    """Returns texts as a list.
+
+    Raises:
+      ValueError: for a single text, which iterates too; for what is no text, or none
+        that Unicode has.
+    """
+    if isinstance(texts, str | bytes):
+        raise ValueError(
+            f"texts are a list of strings, found a single one; pass [{texts!r:.60}]"
+        )
+    texts = list(texts)
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(
+                f"texts are a list of strings; number {i} is {text!r:.60}, of type "
+                f"{type(text).__name__}"
+            )
+        try:
+            text.encode()
+        except UnicodeEncodeError as e:
+            raise ValueError(
+                f"text number {i} is not valid Unicode, it has a lone surrogate at "
+                f"{e.start}: {files.printable(text[:60])}"
+            ) from e
+    return texts

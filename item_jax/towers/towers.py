@@ -19,10 +19,12 @@ import numpy as np
 
 from item_jax import choices, files
 from item_jax.sharding import RowFunction, ShardedFunction
-from item_jax.towers.checkpoint import open_checkpoint, read_params
+from item_jax.towers import two_sets
+from item_jax.towers.checkpoint import open_checkpoint
 from item_jax.towers.families import read_config
 from item_jax.towers.outputs import EMBEDDING, split
-from item_jax.towers.text_cleaning import CLEANINGS
+from item_jax.towers.tensors import read_params
+from item_jax.towers.text_cleaning import CLEANINGS, checked
 
 # Short names lead to repositories that ship safetensors of OpenAI's weights.
 SHORT_NAMES = {
@@ -271,7 +273,7 @@ class Towers:
         Raises:
           ValueError: if `texts` is not a list of strings.
         """
-        texts = _texts(texts)
+        texts = checked(texts)
         if not texts:
             return [], np.zeros(0, bool)
         cleaned = list(map(CLEANINGS[self.text_cleaning], texts))
@@ -322,7 +324,7 @@ class Towers:
         Raises:
           ValueError: as `encode_text`.
         """
-        texts = _texts(texts)
+        texts = checked(texts)
         unique = sorted(set(texts))
         tokens, cut = self.tokenize(unique)
         order = sorted(range(len(unique)), key=lambda i: len(tokens[i]))
@@ -356,29 +358,6 @@ class Towers:
         return rows
 
 
-def _texts(texts: Iterable[str]) -> list[str]:
-    """Returns the texts as a list; a single one is refused, as it iterates too."""
-    if isinstance(texts, str | bytes):
-        raise ValueError(
-            f"texts are a list of strings, found a single one; pass [{texts!r:.60}]"
-        )
-    texts = list(texts)
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise ValueError(
-                f"texts are a list of strings; number {i} is {text!r:.60}, of type "
-                f"{type(text).__name__}"
-            )
-        try:
-            text.encode()
-        except UnicodeEncodeError as e:
-            raise ValueError(
-                f"text number {i} is not valid Unicode, it has a lone surrogate at "
-                f"{e.start}: {files.printable(text[:60])}"
-            ) from e
-    return texts
-
-
 def load_towers(
     source: str | Path,
     dtype: str = "float32",
@@ -391,7 +370,8 @@ def load_towers(
 
     Args:
       source: a folder, a Hugging Face repository id, or a short name such as
-        "ViT-L-14" (see `SHORT_NAMES`).
+        "ViT-L-14" (see `SHORT_NAMES`); a file of weights in a folder (or an index of
+        shards) where it has several.
       dtype: "float32" (the reference) or "bfloat16" (fast on accelerators).
       revision: branch, tag or commit of a repository.
       family: who reads it: a name of `families()`, or `package.module[:name]`; "" asks
@@ -402,7 +382,8 @@ def load_towers(
     Raises:
       ValueError: for an unknown source, dtype, family or cleaning; a checkpoint that no
         family reads, that has no safetensors, or whose configuration, tokenizer or
-        tensors are not what the family needs (with the difference).
+        tensors are not what the family needs (with the difference); a folder with two
+        sets of weights that differ.
     """
     name = str(source)
     choices.check("dtype", dtype, DTYPES)
@@ -416,11 +397,14 @@ def load_towers(
     weights = checkpoint.weights(layout)
     shapes = module.param_shapes(config, DTYPES[dtype])
     params = read_params(checkpoint.source, weights, shapes, layout)
+    for other in checkpoint.others(module.LAYOUTS):
+        two_sets.compare(params, config, checkpoint.reads(layout), other, module)
     tokenizer = module.load_tokenizer(checkpoint, config)
     of_tokenizer = map(checkpoint.folder.joinpath, module.TOKENIZER_FILES)
     digested = [*weights, *(p for p in of_tokenizer if p.is_file())]
     if not checkpoint.remote:
-        name = str(checkpoint.folder.resolve())  # a saved head finds it from anywhere
+        # Absolute, so that a saved head finds it from anywhere.
+        name = str(checkpoint.folder.resolve() / checkpoint.chosen)
     trained = getattr(module, "text_cleaning", lambda config: "none")
     return Towers(
         name,

@@ -15,10 +15,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 import item_jax
-from item_jax import files, installed
+from item_jax import files, installed, signatures
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
+WEIGHTS = "model.safetensors"
 VERSIONS = ("torch", "transformers", "pillow", "numpy", "nltk")
 
 
@@ -69,7 +72,8 @@ class Checkpoint:
             )
         except Exception as e:  # whatever a damaged file provokes in transformers
             raise ValueError(
-                f"model {model!r} cannot be read: {_reason(e)} (transformers "
+                f"model {model!r} cannot be read: {_fault(source) or _reason(e)} "
+                f"(transformers "
                 f"{transformers.__version__}; a model is a folder, a Hub id, or "
                 f"ID@REVISION). {_remedy(source)}"
             ) from e
@@ -103,7 +107,8 @@ class Checkpoint:
                 raise ValueError(
                     f"{what} without {' and '.join(lacking)}: {installed.CHAT}"
                 ) from e
-            raise ValueError(f"{what}: {_reason(e)}. {_remedy(self.source)}") from e
+            reason = _fault(self.source) or _reason(e)
+            raise ValueError(f"{what}: {reason}. {_remedy(self.source)}") from e
         self._check_vocabulary(getattr(made, "tokenizer", made))
         return made
 
@@ -170,23 +175,31 @@ class Checkpoint:
             )
 
     def _stored_bytes(self) -> int:
-        """The size of the weights: of the files here, and by the index of all shards.
+        """The size of the weights that will be loaded; 0 if it is not known yet.
 
         Large models on the Hub are in shards, so that their size is known before they
         are downloaded.
         """
         folder = Path(self.source)
-        index: str | Path | None = folder / "model.safetensors.index.json"
+        index: Path | None = folder / f"{WEIGHTS}.index.json"
         if not folder.is_dir():
             config = _cached(self.source, "config.json", self.revision)
             folder = config.parent if config else folder
-            index = _fetched(self.source, "model.safetensors.index.json", self.revision)
-        sizes = [path.stat().st_size for path in folder.glob("*.safetensors")]
-        total = 0
-        if index and Path(index).is_file():
-            about = files.read_json(index).get("metadata")
-            total = about.get("total_size", 0) if isinstance(about, dict) else 0
-        return max(sum(sizes), total if isinstance(total, int) else 0)
+            index = _fetched(self.source, f"{WEIGHTS}.index.json", self.revision)
+        # As in transformers a whole file comes first, whatever lies beside it.
+        if (folder / WEIGHTS).is_file():
+            return (folder / WEIGHTS).stat().st_size
+        if index is None or not index.is_file():
+            return 0
+        row = files.read_json(index)
+        about, where = row.get("metadata"), row.get("weight_map")
+        total = about.get("total_size", 0) if isinstance(about, dict) else 0
+        shards = (
+            {str(name) for name in where.values()} if isinstance(where, dict) else ()
+        )
+        there = [folder / name for name in shards if (folder / name).is_file()]
+        sizes = sum(path.stat().st_size for path in there)
+        return max(sizes, total if isinstance(total, int) else 0)
 
     def image_processor(self) -> Any:
         """Loads the image processor on Pillow: torchvision resizes differently."""
@@ -194,12 +207,33 @@ class Checkpoint:
         # The switch was renamed between transformers 5.0 and 5.23.
         named = hasattr(transformers, "BlipImageProcessorPil")
         pillow = {"backend": "pil"} if named else {"use_fast": False}
-        return self.load(transformers.AutoImageProcessor, **pillow)
+        made = self.load(transformers.AutoImageProcessor, **pillow)
+        # Its default is to guess, and to take 3 rows of pixels for 3 channels.
+        made.input_data_format = ROWS_FIRST
+        return made
 
     def tokenizer(self, **options: Any) -> Any:
         """Loads the tokenizer."""
         transformers = require("transformers", "captions and boxes")
         return self.load(transformers.AutoTokenizer, **options)
+
+
+ROWS_FIRST = "channels_last"
+"""What transformers calls the layout [H, W, 3]."""
+
+
+def pixels_of(processor: Any, image: np.ndarray) -> Any:
+    """Returns what an image processor makes of one image.
+
+    Args:
+      processor: of `Checkpoint.image_processor`.
+      image: uint8 [H, W, 3]; also one that is 1, 3 or 4 pixels high or wide.
+
+    Returns:
+      float32 [3, h, w], a torch.Tensor.
+    """
+    made = processor(image, input_data_format=ROWS_FIRST, return_tensors="pt")
+    return made["pixel_values"][0]
 
 
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -303,6 +337,17 @@ def _reason(error: Exception) -> str:
     """The message of an error on one line, its beginning when it is long."""
     text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     return text if len(text) <= 300 else f"{text[:300]} ..."
+
+
+def _fault(source: str) -> str:
+    """Which file of a folder was not downloaded whole, "" if none looks so."""
+    if not Path(source).is_dir():
+        return ""
+    for path in sorted(Path(source).iterdir()):
+        if path.suffix in (".json", ".safetensors", ".model") and path.is_file():
+            if fault := signatures.download_fault(path):
+                return f"{path.name} {fault}"
+    return ""
 
 
 def _remedy(source: str) -> str:

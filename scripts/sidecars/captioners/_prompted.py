@@ -59,7 +59,7 @@ class Captioner:
         )
         # Padded on the left, so that all answers begin at the same position.
         self._processor = found.load(transformers.AutoProcessor, padding_side="left")
-        self._check_processor(model)
+        completed = self._check_processor(found)
         self._processor.image_processor = found.image_processor()
         self._model = found.model(
             transformers.AutoModelForImageTextToText, dtype, self._device
@@ -78,10 +78,19 @@ class Captioner:
             "retry_prompt": None,
             "max_side": self.max_side,
             "image_backend": "pil",
+            **({"processor": completed} if completed else {}),
         }
 
-    def _check_processor(self, model: str) -> None:
-        """Raises ValueError for a processor that cannot be used."""
+    def _check_processor(self, found: Checkpoint) -> dict[str, Any]:
+        """Checks the processor before the weights are loaded.
+
+        Returns:
+          What its files lack and was set, {} for nothing.
+
+        Raises:
+          ValueError: for a processor that cannot be used.
+        """
+        return {}
 
     def prepare(self, image: np.ndarray) -> Image.Image:
         """Returns the image, reduced when its long side is above `max_side` pixels."""

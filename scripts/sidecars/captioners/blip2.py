@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from item_sidecars.captioners import RETRY_PROMPT, effective, generate_options
-from item_sidecars.models import Checkpoint, device, precision, require
+from item_sidecars.models import Checkpoint, device, pixels_of, precision, require
 
 MODEL_TYPES = ("blip-2",)
 
@@ -72,7 +72,7 @@ class Captioner:
 
     def prepare(self, image: np.ndarray) -> Any:
         """Returns the pixels of one image, float32 [3, S, S]."""
-        return self._processor(image, return_tensors="pt")["pixel_values"][0]
+        return pixels_of(self._processor, image)
 
     def caption(self, prepared: list, prompt: str | None = None) -> list[str]:
         """Returns one text per image; the prompt is not part of it."""

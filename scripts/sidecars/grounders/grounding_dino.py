@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from item_sidecars.models import Checkpoint, device, precision, require
+from item_sidecars.models import Checkpoint, device, pixels_of, precision, require
 
 _MM = "openmmlab-community/mm_grounding_dino_large_o365v2_oiv6_goldg"
 MODELS = {
@@ -78,7 +78,7 @@ class Grounder:
 
     def prepare(self, image: np.ndarray) -> Any:
         """Returns the resized pixels of one image, float32 [3, h, w]."""
-        return self._processor(image, return_tensors="pt")["pixel_values"][0]
+        return pixels_of(self._processor, image)
 
     def ground(
         self,

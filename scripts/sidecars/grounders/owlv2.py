@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from item_sidecars.grounders.grounding_dino import corners
-from item_sidecars.models import Checkpoint, device, precision, require
+from item_sidecars.models import Checkpoint, device, pixels_of, precision, require
 
 MODELS = {"owlv2": "google/owlv2-base-patch16-ensemble"}
 
@@ -47,8 +47,7 @@ class Grounder:
 
     def prepare(self, image: np.ndarray) -> tuple[Any, tuple[int, int]]:
         """Returns the pixels, float32 [3, S, S], and the image's (width, height)."""
-        pixels = self._processor(image, return_tensors="pt")["pixel_values"][0]
-        return pixels, (image.shape[1], image.shape[0])
+        return pixels_of(self._processor, image), (image.shape[1], image.shape[0])
 
     def ground(
         self,
@@ -72,10 +71,10 @@ class Grounder:
             max_length=self._length,
             return_tensors="pt",
         ).to(self._device)
-        pixels = torch.stack([p for p, _ in prepared]).to(self._device, self._dtype)
+        views = torch.stack([p for p, _ in prepared]).to(self._device, self._dtype)
         with torch.inference_mode():
             out = self._model(
-                pixel_values=pixels,
+                pixel_values=views,
                 input_ids=tokens["input_ids"],
                 attention_mask=tokens["attention_mask"],
             )
