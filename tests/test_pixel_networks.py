@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 import scipy.fft
+import scipy.special
 import torch
 import torch_networks
 
@@ -32,6 +33,12 @@ def count(module, size):
     x = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
     params = jax.eval_shape(module.init, jax.random.key(0), x)["params"]
     return sum(int(np.prod(p.shape)) for p in jax.tree.leaves(params))
+
+
+def same_probability(found, expected):
+    """P(fake) of logits, to 1e-5."""
+    ours, theirs = (scipy.special.expit(np.asarray(x)) for x in (found, expected))
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
 
 
 def nchw(x):
@@ -77,6 +84,7 @@ def test_patchforensics_is_pytorchs_xception_cut_short():
     found = jax.jit(module.apply)(variables, x)
     assert found.shape == expected.shape == (2, 5, 5)
     np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-6)
+    same_probability(found, expected)
 
 
 # ------------------------------------------------------------------------------ f3net
@@ -165,6 +173,7 @@ def test_the_whole_of_f3net_is_pytorchs():
     expected = ends @ np.array(output["kernel"])[:, 0] + np.array(output["bias"])
     found = jax.jit(module.apply)(variables, x)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+    same_probability(found, expected)
 
 
 # ------------------------------------------------------------------------------- swin
@@ -237,6 +246,7 @@ def test_swin_is_that_of_transformers(side):
         expected = model(nchw(x)).logits[:, 0].numpy()
     found = jax.jit(module.apply)(variables, x)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    same_probability(found, expected)
 
 
 # ---------------------------------------------------------------- timm, at full size
