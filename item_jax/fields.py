@@ -181,7 +181,9 @@ FIELDS: dict[str, Field] = {
     ),
     "train.epochs": Field(50, "ITEM IV-A", least=1),
     "train.batch_size": Field(
-        128, "not in the paper; inferred from its printed cells", least=1
+        128,
+        "not in the paper; inferred from printed cells, see item_jax/protocol.py",
+        least=1,
     ),
     "train.learning_rate": Field(1e-3, "of AdamW, ITEM IV-A", least=0),
     "train.weight_decay": Field(

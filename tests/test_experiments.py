@@ -184,7 +184,7 @@ def test_a_table_keeps_to_its_columns_and_says_which_are_not_there(study, c):
     other.paper.columns = ("gna", "vae")
     found = experiments.get("table1").run(Study(study.workdir, other))
     assert {r["column"] for r in found.rows} == {"vae", AVERAGE}
-    assert [m.what for m in found.missing][0] == "gna" and len(found.missing) == 2
+    assert found.missing[0].what == "test images of gna" and len(found.missing) == 2
     assert "Did you mean 'gan'?" in found.missing[0].why
     other.paper.start = ("npr=x.safetensors",)
     with pytest.raises(ValueError, match="'npr'; allowed: item, cosine"):
@@ -227,7 +227,7 @@ def test_windows_are_trained_on_the_past_and_tested_on_what_comes(study):
         **{"next": "vae", "past": "gan", "all": "gan, vae"}
     }
     (missing,) = found.missing
-    assert missing.what == "flow"
+    assert missing.what == "test images of flow"
     item = study.fit("item until gan", "item", {"train.generators": ("gan",)})
     direct = study.evaluate({"item": item}, only=("vae",))["methods"]["item"]
     (row,) = rows(found, period="next")

@@ -180,7 +180,7 @@ def present(
     known = study.test_names()
     missing = [
         Missing(
-            name,
+            f"test images of {name}",  # which may be the name of a method too
             f"the test images in {study.main.folder} have none of it; "
             f"{nearest(name, sorted(known))}",
         )
