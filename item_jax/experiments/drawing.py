@@ -165,8 +165,7 @@ def dots(artefact: Artefact) -> Figure:
         axis.plot([], [], linestyle="none", label=textwrap.fill(line, 44), **style)
     marked = False
     for j, column in enumerate(columns):
-        there = [cells[line, column] for line in lines if (line, column) in cells]
-        chance = _chance(there, name)
+        chance = _chance([r for (_, c), r in cells.items() if c == column], name)
         if chance is not None:
             axis.plot(
                 *([100 * chance] * 2, [j - 0.5, j + 0.5]),

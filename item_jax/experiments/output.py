@@ -162,9 +162,11 @@ def notes(artefact: Artefact) -> list[str]:
             out.append(
                 "balanced: real and fake images count half each, whatever their number"
             )
-        out.append(
-            "bold: the best of a column, among those whose interval lies above chance"
-        )
+        if artefact.rows_by == "method":
+            out.append(
+                "bold: the best of a column, among those whose interval lies above "
+                "chance"
+            )
         out += dict.fromkeys(row["range"] for row in rows)
         warnings = dict.fromkeys(w for row in rows for w in row["warnings"])
         out += [f"warning: {warning}" for warning in warnings]
@@ -191,6 +193,8 @@ def _markdown_table(artefact: Artefact, figure: str) -> list[str]:
 
 def _best(artefact: Artefact, columns: list[str], figure: str) -> dict[str, Row | None]:
     rows = [row for row in artefact.rows if "chance" in row]
+    if artefact.rows_by != "method":  # such as periods, which do not compete
+        rows = []
     return {
         column: best([r for r in rows if r[artefact.columns_by] == column], figure)
         for column in columns
