@@ -43,7 +43,9 @@ def compare(
                     )
                     if pair is not None:
                         found[name, group] = pair
-            adjusted = statistics.holm({key: own.p for key, own in found.items()})
+            adjusted = statistics.holm(
+                {key: own.p or 0.0 for key, own in found.items()}
+            )
             for (name, group), own in found.items():
                 place = results[name]["difference"]
                 figures = place["macro"]
