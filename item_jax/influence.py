@@ -29,7 +29,7 @@ NEEDS_RANKS = ("ap", "ap_balanced", "auc")
 
 TRUST = 4.0
 """So many expected errors count as much as the model of the variance does. From 2 to 8
-the coverage of `scripts/coverage.py` moves by a point."""
+the coverage of `scripts/interval_coverage.py` moves by a point."""
 
 NEWCOMBE = 0.25
 """Share of the exponential model of the variance of an AUC (method 5 of Newcombe,

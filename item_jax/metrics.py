@@ -193,9 +193,9 @@ def calibration_error_floor(
         return np.bincount(part, weights=x, minlength=bins)
 
     if not balanced:
-        n = np.bincount(part, minlength=bins)
-        p = per_part(scores) / np.maximum(n, 1)
-        return float(_mean_absolute_deviation(n, p).sum() / len(scores))
+        count = np.bincount(part, minlength=bins)
+        p = per_part(scores) / np.maximum(count, 1)
+        return float(_mean_absolute_deviation(count, p).sum() / len(scores))
     if not _both(labels):
         return None
     # Honest scores: images of the mixture are fake with P(fake). Each class is drawn

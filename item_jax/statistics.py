@@ -6,12 +6,16 @@ figures that vary together, because generators share real images and methods are
 on the same ones. Each figure has its own score interval (`item_jax.influence`). The
 distances to its ends are added as standard errors are, with the correlations of the
 figures: "square and add", Newcombe (Statistics in Medicine 1998), Zou and Donner
-(Statistics in Medicine 2008). Seeds add the variance of their mean; the quantile is
-then the mean of the normal one and Student's, weighted by the variances (Cochran and
-Cox, 1950). A p value is the level at which the interval of a difference reaches zero,
-so the two never contradict each other. Nothing is drawn at random.
+(Statistics in Medicine 2008).
 
-How often 95% intervals cover the truth: `scripts/coverage.md`.
+Seeds add the variance of their mean; the quantile is then the mean of the normal one
+and Student's, weighted by the variances (Cochran and Cox, 1950). What images move in
+one seed and not in all is part of the variance over seeds, and counted there. Few
+errors say little of correlations, which are then taken to be worse than measured. A p
+value is the level at which the interval of a difference reaches zero, so the two never
+contradict each other. Nothing is drawn at random.
+
+How often 95% intervals cover the truth: `scripts/interval_coverage.md`.
 """
 
 from __future__ import annotations
@@ -173,8 +177,9 @@ class Estimates:
 
     def value(self, column: Hashable, figure: str, group: str) -> float | None:
         """Returns a figure of a group; None where left out."""
-        cell = self._cell(column, figure, group)
-        return None if cell is None else cell.value
+        if not self._has(column, figure, group):
+            return None
+        return self._cell(column, figure, group).value
 
     def averaged(
         self, columns: Sequence[Hashable], figure: str, groups: Groups = None
@@ -216,7 +221,7 @@ class Estimates:
         Raises:
           ValueError: without a column.
         """
-        return self._sum([columns], figure, group, level)
+        return self._any([columns], figure, group, level)
 
     def difference(
         self,
@@ -236,7 +241,7 @@ class Estimates:
           columns, others: the seeds of each method, one or more.
           figure, group, level: as in `figure`.
         """
-        return self._sum([columns, others], figure, group, level)
+        return self._any([columns, others], figure, group, level)
 
     def minimum(
         self, columns: Sequence[Hashable], figure: str, *, level: float = LEVEL
@@ -251,8 +256,8 @@ class Estimates:
         if not names:
             return None
         strict = 1 - (1 - level) / len(names)
-        each = [self._sum([columns], figure, name, level) for name in names]
-        high = [self._sum([columns], figure, name, strict) for name in names]
+        each = [self._sum([columns], figure, [name], level) for name in names]
+        high = [self._sum([columns], figure, [name], strict) for name in names]
         least = int(np.argmin([found.value for found in each]))
         interval = dataclasses.replace(
             each[least],
@@ -287,9 +292,7 @@ class Estimates:
         why = self._why[column][group]
         return why is None or (why[1] and figure not in NEEDS_RANKS)
 
-    def _cell(self, column: Hashable, figure: str, group: str) -> Cell | None:
-        if not self._has(column, figure, group):
-            return None
+    def _cell(self, column: Hashable, figure: str, group: str) -> Cell:
         key = column, figure, group
         if key not in self._cells:
             at = self._rows[group]
@@ -300,17 +303,28 @@ class Estimates:
             )
         return self._cells[key]
 
-    def _sum(
-        self, sides: Sequence[Sequence[Hashable]], figure: str, group: Groups, level
+    def _any(
+        self,
+        sides: Sequence[Sequence[Hashable]],
+        figure: str,
+        group: Groups,
+        level: float,
     ) -> Interval | None:
-        """The first side's mean over seeds and groups, less the second's."""
-        if not 0 < level < 1:
-            raise ValueError(f"level {level!r} is not in (0, 1)")
         if not all(sides):
             raise ValueError("a figure needs one column or more")
         names = self.averaged([c for side in sides for c in side], figure, group)
-        if not names:
-            return None
+        return self._sum(sides, figure, names, level) if names else None
+
+    def _sum(
+        self,
+        sides: Sequence[Sequence[Hashable]],
+        figure: str,
+        names: Sequence[str],
+        level: float,
+    ) -> Interval:
+        """The first side's mean over seeds and groups, less the second's."""
+        if not 0 < level < 1:
+            raise ValueError(f"level {level!r} is not in (0, 1)")
         cells: list[Cell] = []
         rows: list[np.ndarray] = []
         weights: list[float] = []

@@ -12,6 +12,7 @@ from item_jax import metrics
 from item_jax.metrics import (
     accuracy,
     average_precision,
+    balanced_accuracy,
     calibration_error_floor,
     class_accuracy,
     equal_error_rate,
@@ -280,3 +281,81 @@ def test_wrong_options():
 
 def test_threshold_is_unifds():
     assert metrics.THRESHOLD == 0.5
+
+
+# ---------------------------------------------------- classes of different numbers
+
+
+def unequal(reals=70, fakes=10, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = np.repeat([0, 1], [reals, fakes])
+    return labels, 1 / (1 + np.exp(-rng.normal(labels * 2.0 - 1)))
+
+
+def test_balanced_figures_are_those_of_repeated_images():
+    labels, scores = unequal()
+    again = np.repeat(np.arange(80), np.where(labels == 1, 7, 1))  # 70 of each
+    found = summary(labels, scores)
+    assert found["balanced_acc"] == pytest.approx(
+        sklearn_metrics.balanced_accuracy_score(labels, scores > 0.5)
+    )
+    assert found["balanced_acc"] == pytest.approx(
+        accuracy(labels[again], scores[again])
+    )
+    assert found["ap_balanced"] == pytest.approx(
+        sklearn_metrics.average_precision_score(labels[again], scores[again])
+    )
+    assert found["ap_balanced"] > found["ap"]
+
+
+def test_what_is_to_be_had_without_looking():
+    labels, _ = unequal()
+    rng = np.random.default_rng(0)
+    found = summary(labels, rng.permutation(80) / 80)
+    assert found["majority"] == accuracy(labels, np.zeros(80)) == 0.875
+    assert found["ap_chance"] == average_precision(labels, np.zeros(80)) == 0.125
+    assert summary(1 - labels, np.zeros(80))["majority"] == 0.875
+    assert balanced_accuracy(labels, np.zeros(80)) == 0.5
+    assert balanced_accuracy(np.zeros(4, int), np.zeros(4)) is None
+    flat = np.full(80, 0.3)
+    assert average_precision(labels, flat, balanced=True) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("n", [20, 100, 2000])
+@pytest.mark.parametrize("kind", ["even", "sure", "unsure"])
+def test_the_floor_is_the_error_of_honest_scores(n, kind):
+    rng = np.random.default_rng(n)
+    scores = rng.beta(*{"even": (1, 1), "sure": (0.2, 0.3), "unsure": (9, 7)}[kind], n)
+    errors = [
+        expected_calibration_error((rng.random(n) < scores).astype(int), scores)
+        for _ in range(800)
+    ]
+    floor = calibration_error_floor(scores)
+    assert floor == pytest.approx(np.mean(errors), rel=0.05)
+
+
+@pytest.mark.parametrize(("reals", "fakes"), [(100, 100), (500, 150), (40, 400)])
+def test_the_balanced_floor_is_the_error_of_honest_scores(reals, fakes):
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], [reals, fakes])
+
+    def honest():
+        """P(fake) by Bayes' rule, as many fakes as reals: N(0, 1) against N(1.5, 1)."""
+        x = rng.normal(1.5 * labels)
+        return 1 / (1 + np.exp(-(1.5 * x - 1.5**2 / 2)))
+
+    several = [honest() for _ in range(300)]
+    errors = [expected_calibration_error(labels, s, balanced=True) for s in several]
+    floors = [calibration_error_floor(s, labels=labels, balanced=True) for s in several]
+    assert np.mean(floors) == pytest.approx(np.mean(errors), rel=0.08)
+
+
+def test_the_floor_is_none_where_the_error_is():
+    assert calibration_error_floor([]) is None
+    assert calibration_error_floor([0.2, 1.3]) is None
+    assert calibration_error_floor([0.2], labels=[1], balanced=True) is None
+    assert calibration_error_floor([0.0, 1.0, 1.0]) == 0
+    with pytest.raises(ValueError, match="balanced=True needs labels"):
+        calibration_error_floor([0.2, 0.3], balanced=True)
+    with pytest.raises(ValueError, match="bins 0"):
+        calibration_error_floor([0.2], bins=0)

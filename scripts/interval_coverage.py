@@ -1,13 +1,13 @@
 """How often the 95% intervals of `item_jax.statistics` hold the truth, by simulation.
 
-    python scripts/coverage.py                 # writes coverage.json, coverage.md
-    python scripts/coverage.py --trials 200 --out /tmp/coverage
+    python scripts/interval_coverage.py     # writes interval_coverage.json and .md
+    python scripts/interval_coverage.py --trials 200 --out /tmp/coverage
 
 Scores are normal, so that the true AUC, ACC and AP are known: real images N(0, 1),
 fakes N(d, s), the threshold at d / 2 (of several generators, at half their mean d).
 The default s = 1 is what the model of the variance supposes; s = 1.6 is not. `--out
-NAME` names the files without their endings.
-Trials have fixed seeds: a second run writes the same files.
+NAME` names the files without their endings. Trials have fixed seeds: a second run
+writes the same files.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SHARED = 0.7
 WITHIN = (0.93, 0.975)
 """What coverage should be between."""
 
-OUT = Path(__file__).parent / "coverage"
+OUT = Path(__file__).parent / "interval_coverage"
 
 
 class Case(NamedTuple):
@@ -154,9 +154,12 @@ def coverage(
             labels, groups, columns, thresholds=dict.fromkeys(columns, 0.0)
         )
         sides = [[c for c in columns if c[0] == m] for m in range(len(case.auc))]
-        ask = found.figure if len(sides) == 1 else found.difference
         for f in figures:
-            ends[f].append(ask(*sides, f).ends)
+            if len(sides) == 1:
+                own = found.figure(sides[0], f)
+            else:
+                own = found.difference(sides[0], sides[1], f)
+            ends[f].append(own.ends)
     rows = []
     for f in figures:
         low, high = np.array(ends[f]).T
@@ -197,8 +200,8 @@ def cases() -> Iterator[tuple[str, Case, tuple[str, ...], float]]:
         yield "difference, none", Case((a, a), n, n, seeds=(1, 1)), point, 0.5
     for (a, b), n in itertools.product(itertools.pairwise(AUC), SIZES):
         yield "difference", Case((b, a), n, n, seeds=(1, 1)), point, 0.5
-    for k, a in itertools.product(((2, 2), (3, 3), (5, 5)), AUC):
-        case = Case((a, a), 150, 150, seeds=k, seed_error=1)
+    for pair, a in itertools.product(((2, 2), (3, 3), (5, 5)), AUC):
+        case = Case((a, a), 150, 150, seeds=pair, seed_error=1)
         yield "difference, none, seeds", case, point, 0.25
     for a in AUC:
         case = Case((a, a), 50, 50, generators=5, seeds=(3, 3), seed_error=1)
@@ -222,24 +225,26 @@ def run(trials: int, workers: int) -> list[dict[str, Any]]:
 def page(rows: list[dict[str, Any]]) -> str:
     """Returns the tables, at most 80 columns wide."""
     low, high = WITHIN
-    missed = [r for r in rows if not low <= r["coverage"] <= high]
+    within = sum(low <= r["coverage"] <= high for r in rows)
+    errors = [error(r["trials"]) for r in rows]
     lines = [
         "# Coverage of the 95% intervals",
         "",
-        "Written by `python scripts/coverage.py`, which says how it simulates. A cell",
-        "is the share of intervals that hold the true figure, in percent, with one",
-        f"standard error of {100 * (0.05 * 0.95 / rows[0]['trials']) ** 0.5:.1f} to "
-        f"{100 * (0.05 * 0.95 / min(r['trials'] for r in rows)) ** 0.5:.1f} points.",
-        f"{len(rows) - len(missed)} of {len(rows)} cells are between "
-        f"{100 * low:g} and {100 * high:g}; the others are in **bold**.",
+        "Written by `python scripts/interval_coverage.py`; it says how it simulates. A",
+        "cell is the share of intervals that hold the true figure, in percent, with a",
+        f"standard error of {100 * min(errors):.1f} to {100 * max(errors):.1f} points.",
+        f"{within} of {len(rows)} cells are between {100 * low:g} and {100 * high:g}.",
+        f"{sum(map(outside, rows))} are outside by more than two standard errors:",
+        "these are in **bold**.",
+        "",
         "A row is a number of images (real + fake, of each generator) and of seeds;",
-        "seed error is the standard deviation over seeds in standard errors of the",
+        "the error of seeds is their standard deviation in standard errors of the",
         "images. Columns are true AUCs. Where there is no difference, the share",
         "outside the interval is the rate of false positives at p < 0.05.",
     ]
     for section, group in itertools.groupby(rows, lambda r: r["section"]):
         own = list(group)
-        aucs = list(dict.fromkeys(r["auc"] for r in own))
+        aucs = list(dict.fromkeys(tuple(r["auc"]) for r in own))
         lines += ["", f"## {section[0].upper()}{section[1:]}", ""]
         names = [" - ".join(f"{a:g}" for a in auc) for auc in aucs]
         if "none" in section:
@@ -247,13 +252,24 @@ def page(rows: list[dict[str, Any]]) -> str:
         lines += ["| figure | images | " + " | ".join(names) + " |"]
         lines += ["|" + "---|" * (2 + len(names))]
         for key in dict.fromkeys(map(row_key, own)):
-            cells = {r["auc"]: r["coverage"] for r in own if row_key(r) == key}
-            shown = [
-                f"{100 * x:.1f}" if low <= x <= high else f"**{100 * x:.1f}**"
-                for x in map(cells.__getitem__, aucs)
-            ]
+            cells = {tuple(r["auc"]): r for r in own if row_key(r) == key}
+            shown = []
+            for row in map(cells.__getitem__, aucs):
+                text = f"{100 * row['coverage']:.1f}"
+                shown.append(f"**{text}**" if outside(row) else text)
             lines.append(f"| {key[0]} | {key[1]} | " + " | ".join(shown) + " |")
     return "\n".join(lines) + "\n"
+
+
+def error(trials: int) -> float:
+    """Returns the standard error of a coverage of 95%."""
+    return (0.05 * 0.95 / trials) ** 0.5
+
+
+def outside(row: dict[str, Any]) -> bool:
+    """Says whether a coverage is not within the bounds, chance aside."""
+    more = 2 * error(row["trials"])
+    return not WITHIN[0] - more <= row["coverage"] <= WITHIN[1] + more
 
 
 def row_key(row: dict[str, Any]) -> tuple[str, str]:
