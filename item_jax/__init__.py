@@ -54,7 +54,7 @@ _MODULES = (
     *("misalignment", "model_card", "neutralise", "outside_scores"),
     *("perturb", "pipeline", "pixel_probe", "pixels", "plots"),
     *("protocol", "published", "records", "report", "report_tables"),
-    *("results", "settings", "sharding", "shards", "sidecar_runs"),
+    *("results", "settings", "sharding", "shards", "sidecar_runs", "square_and_add"),
     *("state_dicts", "statistics", "tables", "testing", "thresholds", "torch_files"),
     *("towers", "train", "training_data", "training_loop", "views", "workdir"),
 )

@@ -203,13 +203,13 @@ def calibration_error_floor(
     weights = image_weights(labels, True)
     variance = np.zeros(bins)
     for label, chance, gap in ((0, 1 - scores, scores), (1, scores, scores - 1)):
-        count = int((labels == label).sum())
+        own = int((labels == label).sum())
         drawn = weights * chance
         if drawn.sum() == 0:
             return None
         drawn = drawn / drawn.sum()
         mean, square = per_part(drawn * gap), per_part(drawn * gap**2)
-        variance += 0.25 / count * np.maximum(square - mean**2, 0)
+        variance += 0.25 / own * np.maximum(square - mean**2, 0)
     return float(np.sqrt(2 * variance / np.pi).sum())
 
 

@@ -26,22 +26,17 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import brentq
-from scipy.special import ndtri, stdtrit
+from scipy.special import stdtrit
 
 from item_jax import influence
 from item_jax.influence import FIGURES, NEEDS_RANKS, Cell
 from item_jax.metrics import THRESHOLD
+from item_jax.square_and_add import Sum, products, welch
 
 LEVEL = 0.95
 
 FEWEST = 2
 """Of fewer images of a class the variance is not known."""
-
-SMALLEST_P = 1e-12
-"""p values are no smaller; the normal distribution says nothing so far out."""
-
-CHUNK = 1 << 16  # images whose influences are multiplied at a time
 
 Name = TypeVar("Name", bound=Hashable)
 Groups = str | Sequence[str] | None
@@ -280,7 +275,7 @@ class Estimates:
         errors = [float(own.var(ddof=1)) / len(own) for own in sides]
         reach = 0.0
         if sum(errors) > 0:
-            degrees = _welch(errors, [len(own) - 1 for own in sides])
+            degrees = welch(errors, [len(own) - 1 for own in sides])
             reach = -float(stdtrit(degrees, (1 - level) / 2)) * sum(errors) ** 0.5
         n_fake, n_real = map(len, sides)
         ends = difference - reach, difference + reach
@@ -341,10 +336,10 @@ class Estimates:
                 cells += row
                 rows += [self._rows[name] for name in names]
                 weights += [sign / (k * len(names))] * len(names)
-        total = _Sum(
+        total = Sum(
             cells,
             np.array(weights),
-            _products(cells, rows),
+            products(cells, rows),
             centre,
             [len(side) for side in sides],
             spread,
@@ -366,125 +361,6 @@ class Estimates:
             p=total.p() if pair else None,
             other_seeds=len(sides[1]) if pair else None,
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Sum:
-    """A weighted sum of figures that vary together.
-
-    Attributes:
-      cells: the figures, by method, seed and group.
-      weights: float `[C]`, below zero for the method that is subtracted.
-      correlations: float `[C, C]`.
-      centre: the sum of what the figures lie around.
-      seeds: number of seeds of each method.
-      spread: of each method, the variance over its seeds (n - 1); 0 for one seed.
-    """
-
-    cells: list[Cell]
-    weights: np.ndarray
-    correlations: np.ndarray
-    centre: float
-    seeds: list[int]
-    spread: list[float]
-
-    def ends(self, outside: float) -> tuple[float, float]:
-        """Returns the interval outside which the truth lies with a probability."""
-        found = {id(c): c.ends(outside) for c in self.cells}
-        low, high = np.array([found[id(c)] for c in self.cells]).T
-        middle = np.array([c.centre for c in self.cells])
-        down, up = middle - low, high - middle
-        if len(self.seeds) > 1:
-            # What both methods share cancels only if both have errors of one length.
-            down = up = ((down**2 + up**2) / 2) ** 0.5
-        return (
-            self.centre - self._reach(down, outside),
-            self.centre + self._reach(up, outside),
-        )
-
-    def _reach(self, distances: np.ndarray, outside: float) -> float:
-        normal = -float(ndtri(outside / 2))
-        own = self._images(self.weights * distances) / normal**2
-        variances = [v / k for v, k in zip(self.spread, self.seeds)]
-        if not sum(variances):
-            return normal * own**0.5
-        degrees = _welch(variances, [max(k - 1, 1) for k in self.seeds])
-        student = -float(stdtrit(degrees, outside / 2))
-        total = own + sum(variances)
-        return (normal * own + student * sum(variances)) / total**0.5
-
-    def _images(self, parts: np.ndarray) -> float:
-        """Adds up what images move, but for what they move in one seed and not in all.
-
-        That is in the variance over seeds already.
-        """
-        many = sum(self.seeds)
-        each = len(parts) // many
-        # Few errors say little of how much figures share: of one method they are taken
-        # to share more than measured, of two methods less.
-        errors = min(c.errors for c in self.cells)
-        known = errors / (errors + 1)
-        same = self.weights[:, None] * self.weights > 0
-        shared = known * self.correlations + (1 - known) * same
-        np.fill_diagonal(shared, 1)
-        products = parts[:, None] * shared * parts
-        products = products.reshape(many, each, many, each).sum((1, 3))
-        total, start = 0.0, 0
-        for k in self.seeds:
-            own = products[start : start + k, start : start + k]
-            if k > 1:
-                total += (own.sum() - own.trace()) * k / (k - 1)
-            else:
-                total += own.sum()
-            start += k
-        if len(self.seeds) > 1:
-            first = self.seeds[0]
-            total += 2 * products[:first, first:].sum()
-        return max(0.0, float(total))
-
-    def p(self) -> float:
-        """Returns the p at which the interval reaches zero."""
-        if self.centre == 0:
-            return 1.0
-        side = 0 if self.centre > 0 else 1
-
-        def end(log_p: float) -> float:
-            return self.ends(np.exp(log_p))[side]
-
-        lowest, highest = np.log(SMALLEST_P), np.log(1 - 1e-9)
-        if (end(lowest) > 0) == (self.centre > 0):
-            return SMALLEST_P
-        if (end(highest) > 0) != (self.centre > 0):
-            return 1.0
-        return float(np.exp(brentq(end, lowest, highest, xtol=1e-6)))
-
-
-def _welch(variances: Sequence[float], degrees: Sequence[int]) -> float:
-    """Degrees of freedom of a sum of variances, not all 0 (Welch 1947)."""
-    each = sum(v**2 / d for v, d in zip(variances, degrees))
-    return sum(variances) ** 2 / each
-
-
-def _products(cells: Sequence[Cell], rows: Sequence[np.ndarray]) -> np.ndarray:
-    """Products of the influences of figures over the images that they share.
-
-    Args:
-      cells: the figures.
-      rows: of each, the images, increasing.
-
-    Returns:
-      float `[C, C]`, with 1 on the diagonal.
-    """
-    out = np.zeros((len(cells), len(cells)))
-    last = max(int(own[-1]) for own in rows)
-    for start in range(0, last + 1, CHUNK):
-        block = np.zeros((len(cells), min(CHUNK, last + 1 - start)))
-        for i, (cell, own) in enumerate(zip(cells, rows)):
-            a, b = np.searchsorted(own, [start, start + CHUNK])
-            block[i, own[a:b] - start] = cell.influence[a:b]
-        out += block @ block.T
-    np.fill_diagonal(out, 1)
-    return out
 
 
 def holm(p: Mapping[Name, float]) -> dict[Name, float]:

@@ -32,7 +32,15 @@ STOREYS = [
         "budget",
     }
     | {"budget", "neutralise", "metrics", "progress", "protocol", "headers"}
-    | {"influence", "statistics", "calibration", "comparison", "summaries", "tables"}
+    | {
+        "influence",
+        "square_and_add",
+        "statistics",
+        "calibration",
+        "comparison",
+        "summaries",
+        "tables",
+    }
     | {"sidecar_runs", "torch_files", "state_dicts", "results", "model_card"}
     | {"pixel_probe"},
     {"sharding", "misalignment", "heads", "datasets", "audit", "audit_report"},
