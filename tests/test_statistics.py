@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
+import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.special import ndtr
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
@@ -269,13 +274,13 @@ def test_the_error_of_an_average_of_many_images_is_delongs():
 def test_a_difference_of_many_images_is_delongs_test():
     labels, groups, columns = world(3, reals=700, fakes=600, generators=1)
     rng = np.random.default_rng(0)
-    close = columns["a", 0] + rng.normal(0, 0.08, len(labels))
+    close = columns["a", 0] + rng.normal(0.14 * labels, 0.2)
     found = estimate(labels, groups, {"a": columns["a", 0], "c": close})
     own = found.difference(["c"], ["a"], "auc", "g0")
     auc, covariance = delong(labels, [close, columns["a", 0]])
     error = (covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]) ** 0.5
     assert own.value == pytest.approx(auc[0] - auc[1], abs=1e-12)
-    assert np.ptp(own.ends) / 3.92 == pytest.approx(error, rel=0.02)
+    assert np.ptp(own.ends) / 3.92 == pytest.approx(error, rel=0.05)
     z = own.value / error
     assert stats.norm.isf(own.p / 2) == pytest.approx(abs(z), rel=0.05)
     back = found.difference(["a"], ["c"], "auc", "g0")
@@ -315,7 +320,7 @@ def test_the_same_method_twice_does_not_differ():
     same = {"a": columns["a", 0], "again": columns["a", 0].copy()}
     found = estimate(labels, groups, same).difference(["a"], ["again"], "auc")
     assert (found.value, found.p) == (0, 1)
-    assert found.low <= 0 <= found.high and found.high - found.low < 0.06
+    assert found.low <= 0 <= found.high and found.high - found.low < 0.08
 
 
 def test_seeds_widen_the_interval_by_students_quantile():
@@ -548,3 +553,90 @@ def test_refusals_of_questions():
     for level in (0, 1, 95):
         with pytest.raises(ValueError, match="is not in"):
             found.figure(["a"], "auc", "good", level=level)
+
+
+# ------------------------------------------------------------------------- coverage
+
+
+@pytest.fixture
+def coverage(monkeypatch):
+    """`scripts/interval_coverage.py`, and nothing of it stays."""
+    path = Path(__file__).parent.parent / "scripts" / "interval_coverage.py"
+    spec = importlib.util.spec_from_file_location("simulated_coverage", path)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_simulated_truth_is_that_of_many_images(coverage):
+    rng = np.random.default_rng(0)
+    for case in (
+        coverage.Case((0.86,), 90_000, 30_000, generators=2),
+        coverage.Case((0.95,), 90_000, 30_000, spread=1.6),
+    ):
+        labels, groups = coverage.images(case)
+        scores = ndtr(coverage.draw(case, rng)[0, 0])  # 0.5 at the threshold
+        for figure in FIGURES:
+            found = np.mean(
+                [
+                    LEARN[figure](labels[i], scores[i], np.ones(len(i)))
+                    for i in groups.values()
+                ]
+            )
+            assert coverage.truth(case, case.auc[0], figure) == pytest.approx(
+                found, abs=0.004
+            )
+
+
+def test_the_simulated_seeds_vary_as_they_say(coverage):
+    case = coverage.Case((0.86,), 150, 150, seeds=(2,), seed_error=2.0)
+    rng = np.random.default_rng(0)
+    shifts = case.shifts(0.86) + case.tau(0.86) * rng.normal(size=200_000)
+    auc = ndtr(shifts / 2**0.5)
+    assert coverage.truth(case, 0.86, "auc") == pytest.approx(auc.mean(), abs=5e-4)
+    curve = influence.model("auc", 150, 150)
+    error = np.interp(0.86, curve.true, curve.variance) ** 0.5
+    assert auc.std() == pytest.approx(2 * error, rel=0.1)
+
+
+def test_the_committed_table_is_of_its_figures(coverage):
+    rows = json.loads(coverage.OUT.with_suffix(".json").read_text())
+    page = coverage.OUT.with_suffix(".md").read_text()
+    assert coverage.page(rows) == page
+    assert max(map(len, page.splitlines())) <= 80
+    expected = [
+        (section, list(case.auc), figure)
+        for section, case, figures, _ in coverage.cases()
+        for figure in figures
+    ]
+    assert [(r["section"], r["auc"], r["figure"]) for r in rows] == expected
+    one = [r for r in rows if r["section"] == "one generator"]
+    assert min(r["coverage"] for r in one) >= coverage.WITHIN[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "case",
+    [
+        {"auc": (0.995,), "n_real": 15, "n_fake": 15},
+        {"auc": (0.983,), "n_real": 50, "n_fake": 50},
+        {"auc": (0.995,), "n_real": 150, "n_fake": 150},
+        {"auc": (0.86,), "n_real": 500, "n_fake": 150},
+        {"auc": (0.95,), "n_real": 50, "n_fake": 50, "generators": 5},
+        {"auc": (0.86,), "n_real": 150, "n_fake": 150, "seeds": (3,), "seed_error": 1},
+        {"auc": (0.86,), "n_real": 150, "n_fake": 150, "seeds": (2,), "seed_error": 2},
+        {"auc": (0.86, 0.86), "n_real": 150, "n_fake": 150, "seeds": (1, 1)},
+        {"auc": (0.95, 0.86), "n_real": 50, "n_fake": 50, "seeds": (1, 1)},
+    ],
+    ids=str,
+)
+def test_95_percent_intervals_cover_the_truth(coverage, case):
+    """Of 1,000 trials the share has a standard error of 0.7 points.
+
+    Too wide are those of scores that rarely err; see `scripts/interval_coverage.md`.
+    """
+    rows = coverage.coverage(coverage.Case(**case), ("auc", "acc", "ap"), 1000, seed=1)
+    shares = {row["figure"]: row["coverage"] for row in rows}
+    assert min(shares.values()) >= 0.92, shares
+    assert max(shares.values()) <= 0.99, shares
