@@ -261,20 +261,16 @@ def draw(
       image: path of the file.
       method: that judged, to be named in the picture.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     path = Path(image)
     pixels = images.read_image(path.parent, path.name)
     step = max(1, -(-max(pixels.shape[:2]) // SIDE))
     figure = plots.evidence(pixels[::step, ::step], explanation, method)
     figure.set_dpi(120)
-    canvas: Any = figure.canvas  # of Agg
+    canvas = FigureCanvasAgg(figure)
     canvas.draw()
     drawn = np.asarray(canvas.buffer_rgba())[..., :3].copy()
-    plt.close(figure)
     # Room for the button that the page puts into the corner.
     return np.pad(drawn, ((40, 0), (0, 0), (0, 0)), constant_values=255)
 

@@ -78,11 +78,12 @@ class _Curves:
     """A figure of ROC curves and one of precision and recall, with equal lines."""
 
     def __init__(self) -> None:
-        import matplotlib.pyplot as plt
+        from matplotlib.figure import Figure
 
         size = (4.8, 3.9)
-        self.roc, self.roc_axis = plt.subplots(figsize=size, layout="constrained")
-        self.pr, self.pr_axis = plt.subplots(figsize=size, layout="constrained")
+        self.roc = Figure(figsize=size, layout="constrained")
+        self.pr = Figure(figsize=size, layout="constrained")
+        self.roc_axis, self.pr_axis = self.roc.subplots(), self.pr.subplots()
         self.chance: dict[str, Any] = {"color": "grey", "linewidth": 0.8}
         self.chance |= {"linestyle": ":", "label": "chance"}
         self.roc_axis.plot([0, 1], [0, 1], **self.chance)
@@ -176,16 +177,10 @@ def reliability(results: Mapping[str, Any]) -> Figure:
     Args:
       results: of `item_jax.evaluate_methods`, or the parsed `results.json`.
     """
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
-    figure, (above, below) = plt.subplots(
-        2,
-        1,
-        figsize=(4.8, 4.8),
-        sharex=True,
-        height_ratios=(4, 1),
-        layout="constrained",
-    )
+    figure = Figure(figsize=(4.8, 4.8), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     above.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
     first = results["method"]
     for name, method in results["methods"].items():
@@ -255,13 +250,10 @@ def of_results(results: Results) -> dict[str, Figure]:
 
 def save(results: Results, folder: str | Path) -> list[Path]:
     """Writes the figures of an evaluation as `NAME.png`; returns the files."""
-    import matplotlib.pyplot as plt
-
     written = []
     for name, figure in of_results(results).items():
         path = Path(folder) / f"{name}.png"
         with atomic_file(path, binary=True) as f:
             figure.savefig(f, format="png", dpi=120)
-        plt.close(figure)
         written.append(path)
     return written

@@ -58,17 +58,12 @@ def cosines(parts: Iterable[Embeddings]) -> Figure:
 
 def histograms(groups: Mapping[str, Mapping[str, Any]]) -> Figure:
     """The same of cosines `[n]` by generator and label, four generators a row."""
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     columns = max(1, min(4, len(groups)))
     lines = max(1, -(-len(groups) // columns))
-    figure, axes = plt.subplots(
-        lines,
-        columns,
-        figsize=(3.2 * columns, 2.4 * lines + 0.2),
-        sharex=True,
-        squeeze=False,
-    )
+    figure = Figure(figsize=(3.2 * columns, 2.4 * lines + 0.2))
+    axes = figure.subplots(lines, columns, sharex=True, squeeze=False)
     everything = [v for group in groups.values() for vs in group.values() for v in vs]
     bins = np.histogram_bin_edges(everything, bins=30)
     for axis in axes.flat[len(groups) :]:
@@ -83,7 +78,7 @@ def histograms(groups: Mapping[str, Mapping[str, Any]]) -> Figure:
                 label=f"{label} (n = {len(own)})",
             )
         axis.set_title(plain(cut(name)))
-        axis.legend(fontsize="small")
+        axis.legend(fontsize="small", loc="upper left")
         axis.tick_params(labelbottom=True)
         if k + columns >= len(groups):
             axis.set_xlabel("cos(image, caption)")
@@ -105,14 +100,15 @@ def auc_bars(results: Mapping[str, Any]) -> Figure:
     Args:
       results: of `item_jax.evaluate_methods`, or the parsed `results.json`.
     """
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     names = list(results["generators"])
     told = {n: m for n, m in results["methods"].items() if tells(m)}
     sideways = len(names) > SIDEWAYS
     thick = 0.25 + 0.12 * len(told)  # inches, of the bars of a generator
     size = (7, 1.2 + thick * len(names)) if sideways else (2.2 + 1.2 * len(names), 3.2)
-    figure, axis = plt.subplots(figsize=size)
+    figure = Figure(figsize=size)
+    axis = figure.subplots()
     width = 0.8 / max(1, len(told))
     for k, (title, method) in enumerate(told.items()):
         place = np.arange(len(names)) + (k - (len(told) - 1) / 2) * width
@@ -193,7 +189,7 @@ def evidence(
     Raises:
       ValueError: if the image could not be scored.
     """
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     prediction = explanation.prediction
     p_fake = prediction.p_fake
@@ -231,7 +227,7 @@ def evidence(
     longest = max((len(line) for name in names for line in name.split("\n")), default=0)
     start = COLUMN + 0.45 + 0.068 * longest
     width = start + 4.2
-    figure = plt.figure(figsize=(width, height))
+    figure = Figure(figsize=(width, height))
 
     def place(x: float, y: float, w: float, h: float) -> Any:
         return figure.add_axes((x / width, 1 - (y + h) / height, w / width, h / height))

@@ -175,15 +175,14 @@ def _checked(body: Any, content: Mapping[str, Any], writer: str) -> str:
 
 def _experiments(paper: Mapping[str, tuple[str, Artefact]]) -> str:
     """The drawings of experiments, with what they rest on and lack."""
-    import matplotlib.pyplot as plt
+    import matplotlib
 
     parts = []
     for name, (title, artefact) in paper.items():
-        with plt.rc_context(_style()):  # type: ignore[arg-type]
+        with matplotlib.rc_context(_style()):  # type: ignore[arg-type]
             figure = experiments.get(name).draw(artefact)
             drawing = svg(figure, title)
             start = _wide(figure.get_size_inches()[0])
-            plt.close(figure)
         lines = output.notes(artefact)
         lines += [f"missing: {m.what}: {m.why}" for m in artefact.missing]
         listed = "\n".join(f"<li>{escaped(line)}</li>" for line in lines)
@@ -221,14 +220,13 @@ def _style() -> dict[str, Any]:
 
 def _drawings(results: Results) -> dict[str, tuple[str, float]]:
     """The figures as SVG, with their widths in inches."""
-    import matplotlib.pyplot as plt
+    import matplotlib
 
-    with plt.rc_context(_style()):  # type: ignore[arg-type]
+    with matplotlib.rc_context(_style()):  # type: ignore[arg-type]
         drawings = {}
         for name, figure in figures.of_results(results).items():
             drawing = svg(figure, CAPTIONS[name].split(".")[0])
             drawings[name] = drawing, figure.get_size_inches()[0]
-            plt.close(figure)
     return drawings
 
 

@@ -25,6 +25,8 @@ from item_jax.embeddings import Embeddings
 from item_jax.methods import _pictures, cnndet, npr, patchforensics
 from item_jax.methods._classifier import BATCHES, Classifier
 
+ROOT = Path(__file__).parent.parent
+
 SAMPLES = Path(matplotlib.get_data_path()) / "sample_data"
 
 
@@ -169,7 +171,7 @@ def test_what_is_scored_is_what_the_authors_loader_shows(name, files):
 
 def test_every_protocol_of_the_page_is_there_and_compared():
     """The table of methods/README.md, and the names in the methods' docstrings."""
-    page = (Path(methods.__file__).parent / "README.md").read_text()
+    page = (ROOT / "item_jax/methods/README.md").read_text()
     table = page.partition("### Methods on pixels")[2].partition("They train")[0]
     rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     named = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}

@@ -256,13 +256,6 @@ def find_images(root: str, arguments: argparse.Namespace) -> Any:
     return several.find_all(root, folders, **choice)
 
 
-def without_screen() -> None:
-    """Lets matplotlib draw into files, also on a machine without a screen."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-
-
 def say(text: str) -> None:
     """Prints at once, also into a pipe."""
     print(text, flush=True)

@@ -19,7 +19,6 @@ from item_jax.commands import (
     method_folders,
     option,
     say,
-    without_screen,
 )
 from item_jax.workdir import Workdir, checked_name
 
@@ -98,7 +97,6 @@ def run(arguments: argparse.Namespace) -> int:
     folder = workdir.results(arguments.name or arguments.cache)
     found = evaluate_methods(cache, fitted, c, folder=folder, warnings=warnings)
     say(table(found))
-    without_screen()
     drawn = figures.save(results.read(folder), folder)
     written = [folder / "results.json", folder / "scores.csv"]
     if arguments.parquet:

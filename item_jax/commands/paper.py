@@ -44,10 +44,6 @@ def run(arguments: argparse.Namespace) -> int:
         names += experiments.NAMES if name == "all" else [name]
     modules = {name: experiments.get(name) for name in dict.fromkeys(names)}
 
-    import matplotlib
-
-    matplotlib.use("Agg")  # pictures go into files, also where there is no display
-
     from item_jax.cache import EmbeddingCache
     from item_jax.experiments import output
     from item_jax.experiments.study import Study

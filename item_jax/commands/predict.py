@@ -19,7 +19,6 @@ from item_jax.commands import (
     option,
     say,
     sidecar_request,
-    without_screen,
 )
 
 HELP = "Score images and show the evidence."
@@ -184,9 +183,6 @@ def _scored(
 
 def _draw(explanation, method, record: records.Record, root: Path, arguments) -> str:
     """Draws the evidence of one image into --save-dir; returns the path."""
-    without_screen()
-    import matplotlib.pyplot as plt
-
     from item_jax import images, plots
 
     image = images.read_image(root, record.key)
@@ -195,7 +191,6 @@ def _draw(explanation, method, record: records.Record, root: Path, arguments) ->
     path = Path(arguments.save_dir) / f"{record.key}.png"
     with files.atomic_file(path, binary=True) as f:
         figure.savefig(f, format="png", dpi=100)
-    plt.close(figure)
     return str(path)
 
 

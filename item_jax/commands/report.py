@@ -14,7 +14,6 @@ from item_jax.commands import (
     method_folders,
     option,
     say,
-    without_screen,
 )
 from item_jax.workdir import Workdir
 
@@ -78,7 +77,6 @@ def run(arguments: argparse.Namespace) -> int:
     paper = _paper(workdir, notes)
     for note in notes:
         say(f"warning: {note}")
-    without_screen()
     path = Path(arguments.out or folder / "report.html")
     report.write(
         path,

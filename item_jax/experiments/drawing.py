@@ -52,7 +52,8 @@ def grid(artefact: Artefact) -> Figure:
     Methods down, columns across, with the images of each column and, in the last line,
     chance. The best cell of a column is bold, if it is better than chance.
     """
-    import matplotlib.pyplot as plt
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
 
     lines = order(artefact.rows, artefact.rows_by)
     columns = order(artefact.rows, artefact.columns_by)
@@ -60,14 +61,10 @@ def grid(artefact: Artefact) -> Figure:
     height = 1.6 + 0.36 * (len(lines) + 1)
     across = 2 if len(artefact.figures) > 1 and len(columns) <= 8 else 1
     down = -(-len(artefact.figures) // across)
-    figure, axes = plt.subplots(
-        down,
-        across,
-        squeeze=False,
-        layout="constrained",
-        figsize=((3.2 + 0.85 * len(columns)) * across, height * down),
-    )
-    colours = plt.get_cmap("cividis").with_extremes(bad="white", under="0.85")
+    size = ((3.2 + 0.85 * len(columns)) * across, height * down)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False)
+    colours = colormaps["cividis"].with_extremes(bad="white", under="0.85")
     for axis in axes.flat[len(artefact.figures) :]:
         axis.set_axis_off()
     for axis, name in zip(axes.flat, artefact.figures):
@@ -133,14 +130,15 @@ def dots(artefact: Artefact) -> Figure:
 
     Dots are hollow where the method was trained on the generator.
     """
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     lines = order(artefact.rows, artefact.rows_by)
     columns = order(artefact.rows, artefact.columns_by)
     cells = _cells(artefact)
     name = artefact.figures[-1]
     height = 1.5 + len(columns) * (0.16 + 0.13 * len(lines))
-    figure, axis = plt.subplots(figsize=(7, height), layout="constrained")
+    figure = Figure(figsize=(7, height), layout="constrained")
+    axis = figure.subplots()
     step = 0.7 / max(1, len(lines))
     for k, line in enumerate(lines):
         own = [(j, cells.get((line, c))) for j, c in enumerate(columns)]
@@ -199,7 +197,7 @@ def severities(artefact: Artefact) -> Figure:
     ITEM, TIDY and the best of the others are in colour with their intervals; the rest
     is grey, with the names at the end of the lines.
     """
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     name = artefact.figures[-1]
     methods = order(artefact.rows, "method")
@@ -216,14 +214,9 @@ def severities(artefact: Artefact) -> Figure:
     colours = {m: c for m, c in PAPERS.items() if m in methods}
     if rival is not None:
         colours[rival["method"]] = RIVAL
-    figure, axes = plt.subplots(
-        1,
-        max(1, len(panels)),
-        squeeze=False,
-        sharey=True,
-        layout="constrained",
-        figsize=(1.6 + 2.6 * max(1, len(panels)), 3.6),
-    )
+    across = max(1, len(panels))
+    figure = Figure(figsize=(1.6 + 2.6 * across, 3.6), layout="constrained")
+    axes = figure.subplots(1, across, squeeze=False, sharey=True)
     for axis, (panel, of) in zip(axes[0], panels.items()):
         for method in sorted(of, key=lambda m: m in colours):  # colours on top
             found = sorted(
@@ -306,17 +299,14 @@ def _counts(rows: list[Row]) -> str:
 
 def scatter(artefact: Artefact) -> Figure:
     """Points of real and fake images: spaces down, generators across."""
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     spaces, columns = (order(artefact.rows, name) for name in ("method", "column"))
     cells = _cells(artefact)
-    figure, axes = plt.subplots(
-        max(1, len(spaces)),
-        max(1, len(columns)),
-        squeeze=False,
-        layout="constrained",
-        figsize=(0.6 + 2.5 * max(1, len(columns)), 0.5 + 2.5 * max(1, len(spaces))),
-    )
+    down, across = max(1, len(spaces)), max(1, len(columns))
+    size = (0.6 + 2.5 * across, 0.5 + 2.5 * down)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False)
     for axis in axes.flat:
         axis.set_xticks([])
         axis.set_yticks([])

@@ -54,7 +54,6 @@ def write(folder: Path, name: str, experiment: Any, artefact: Artefact) -> list[
     figure = experiment.draw(artefact)
     with files.atomic_file(drawn[1], binary=True) as f:
         figure.savefig(f, format="png", dpi=150)
-    _close(figure)
     return paths + drawn
 
 
@@ -85,12 +84,6 @@ def read(path: Path) -> tuple[str, Artefact]:
         field("points", list),
     )
     return field("title", str), artefact
-
-
-def _close(figure: Any) -> None:
-    import matplotlib.pyplot as plt
-
-    plt.close(figure)
 
 
 def markdown(title: str, artefact: Artefact) -> str:
