@@ -84,7 +84,8 @@ def tensors(path: str | Path, *, skip: Sequence[str] = ()) -> Weights:
     if path.suffix == ".safetensors":
         found, notes = _safetensors(path, skip)
     else:
-        found, notes = torch_files.read(path, skip=skip)
+        saved = torch_files.read(path, skip=skip)
+        found, notes = saved.tensors, saved.notes
     return Weights(path.name, files.sha256(path), found, tuple(notes))
 
 

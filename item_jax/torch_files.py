@@ -1,11 +1,10 @@
 """Tensors that `torch.save` wrote, read without PyTorch and without running code.
 
 For the weights of rivals, which come as pickles: a state dictionary, or the checkpoint
-around one that training code saves. A pickle is a program. This reads the few
-instructions that such files need and builds dictionaries, lists, numbers, text and
-tensors from them. Nothing is imported or called by name: objects that training code
-leaves beside the tensors (options, NumPy numbers, callbacks) are passed over, and a
-file that names anything else is refused.
+around one that training code saves. A pickle is a program: this reads the instructions
+that such files need and builds dictionaries, lists, numbers, text and tensors. Nothing
+is imported or called by name: objects beside the tensors (options, NumPy numbers,
+callbacks) are passed over, and a file that names anything else is refused.
 
     archive.zip  NAME/data.pkl    {"model": {"weight": _rebuild_tensor_v2(...), ...},
                                    "optimizer": {...}, "total_steps": 10}
@@ -14,6 +13,7 @@ file that names anything else is refused.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import math
 import pickletools
@@ -75,7 +75,8 @@ CONVERT = (
 )
 
 
-class Saved(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Saved:
     """Arrays by name, and what was taken from a checkpoint and left, a phrase each."""
 
     tensors: dict[str, np.ndarray]
@@ -86,11 +87,11 @@ class _Global(NamedTuple):
     name: str
 
 
+@dataclasses.dataclass
 class _Object:
     """Something that is passed over: an object of a class, or of a call."""
 
-    def __init__(self, name: str):
-        self.name = name
+    name: str
 
 
 class _Storage(NamedTuple):

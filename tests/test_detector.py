@@ -178,7 +178,7 @@ def test_evidence_is_coloured_and_long_phrases_stay_whole():
     said = " ".join(labels[3].replace("\\$", "$").split())
     assert phrase.strip() in said
     # No label reaches into the picture, and no two overlap.
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     boxes = [t.get_window_extent() for t in right.get_yticklabels()]
     assert min(b.x0 for b in boxes) >= left.get_window_extent().x1 - 1
     assert all(above.y0 >= below.y1 - 2 for above, below in zip(boxes, boxes[1:]))

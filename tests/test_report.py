@@ -102,7 +102,7 @@ def test_the_mean_of_curves_has_the_mean_area(found):
             )
             assert np.trapezoid(y, x) == pytest.approx(expected, abs=0.005)
         # The legend stands below the curves, not across them.
-        figure.canvas.draw()
+        figure.draw_without_rendering()
         (legend,) = figure.legends
         assert legend.get_window_extent().y1 <= axis.get_window_extent().y0
 
@@ -126,7 +126,7 @@ def test_many_generators_are_drawn_sideways_and_dollars_are_no_formula(found):
     summary["generators"] = summary["methods"]["head"]["generators"]
     figure = plots.auc_bars(summary)
     assert figure.get_size_inches()[0] < 8 < figure.get_size_inches()[1]
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     names = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert names[0] == r"gan \$x_0 (3 + 3)" and len(names) == 20
 

@@ -35,7 +35,8 @@ TENSORS = {
 
 def assert_equals_torch(path):
     expected = torch.load(path, weights_only=True, map_location="cpu")
-    found, notes = torch_files.read(path)
+    saved_file = torch_files.read(path)
+    found, notes = saved_file.tensors, saved_file.notes
     assert list(found) == list(expected) and notes == []
     for name, tensor in expected.items():
         bits = tensor.contiguous()
@@ -176,7 +177,8 @@ def others():
 )
 def test_what_training_code_saves_is_read(tmp_path, monkeypatch, wrapped, words):
     path = saved(tmp_path / "x.ckpt", wrapped(monkeypatch))
-    found, notes = torch_files.read(path)
+    saved_file = torch_files.read(path)
+    found, notes = saved_file.tensors, saved_file.notes
     assert list(found) == ["weight", "bias"]
     for name, value in STATE.items():
         np.testing.assert_array_equal(found[name], value)
@@ -219,7 +221,8 @@ def test_other_files_are_named(tmp_path):
 def test_skipped_tensors_are_not_read(tmp_path):
     state = {**prefixed("model."), **prefixed("fc.")}
     path = saved(tmp_path / "x.pth", {"model": state})
-    found, notes = torch_files.read(path, skip=("model.",))
+    saved_file = torch_files.read(path, skip=("model.",))
+    found, notes = saved_file.tensors, saved_file.notes
     assert list(found) == ["fc.weight", "fc.bias"]
     assert "left 2 tensors model.*" in notes
 
