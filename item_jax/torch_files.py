@@ -58,7 +58,7 @@ PASSED_OVER_MODULES = (
     *("numpy", "pathlib", "omegaconf", "typing", "enum"),
     *("lightning", "lightning_fabric", "pytorch_lightning"),
 )
-"""Modules whose objects, too, are passed over. None of them is imported."""
+"""Modules whose objects are passed over, too. None of them is imported."""
 
 LARGEST = 2**32
 """Bytes of a file."""
@@ -87,7 +87,7 @@ class _Global(NamedTuple):
     name: str
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class _Object:
     """Something that is passed over: an object of a class, or of a call."""
 
@@ -126,8 +126,7 @@ def read(path: str | Path, *, skip: Sequence[str] = ()) -> Saved:
       wherever the tensors lived (`cuda:0`); and notes.
 
     Raises:
-      ValueError: naming the file and what in it is damaged, hostile or not a
-        dictionary of tensors.
+      ValueError: naming the file and what is damaged, hostile or not a tensor in it.
     """
     path = Path(path)
     try:
