@@ -228,7 +228,7 @@ def explain(
       request: by whom, "" for nobody.
 
     Raises:
-      ValueError: if there is no caption and nobody to make one; if there are objects
+      ValueError: if there is no caption and no captioner; if there are objects
         without a caption; if the image cannot be read.
     """
     caption = caption.strip()

@@ -1,4 +1,4 @@
-"""Choosing by name: from a table of ours, or an importable module of somebody else's.
+"""Choosing by name: from a table of ours, or an importable module of your own.
 
 Standard library only. One resolver serves every table of the package, so that whatever
 can be a file here can also be `package.module` or `package.module:name` from outside:

@@ -126,7 +126,7 @@ def read(path: str | Path, *, skip: Sequence[str] = ()) -> Saved:
       wherever the tensors lived (`cuda:0`); and notes.
 
     Raises:
-      ValueError: naming the file and what is damaged, hostile or not a tensor in it.
+      ValueError: for a damaged or hostile file, or one without a state dictionary.
     """
     path = Path(path)
     try:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets
 from PIL import Image
+from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from item_jax import pipeline
@@ -123,6 +124,13 @@ def test_everybody_else_can_read_it(mixed, packed):
     )
 
 
+def made_with(path):
+    """The metadata of a shard but for the size and checksum of its rows."""
+    with safe_open(path, "numpy") as shard:
+        metadata = json.loads(shard.metadata()["item_jax"])
+    return {k: v for k, v in metadata.items() if not k.startswith("rows_")}
+
+
 def contents(folder):
     """What the files of a cache hold, to the bit, without the times of image files,
     which a pack has not, and the checksums of rows that differ by them."""
@@ -133,7 +141,7 @@ def contents(folder):
             found[path.name] = {
                 name: (array.dtype, array.shape, array.tobytes())
                 for name, array in tensors.items()
-            }
+            } | {"": made_with(path)}
         else:
             found[path.name] = re.sub(rb', "mtime_ns": \d+', b"", path.read_bytes())
     return found
